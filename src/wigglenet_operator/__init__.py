@@ -1,0 +1,27 @@
+"""wigglenet-operator: an encrypted dual-stack pod network for small Kubernetes clusters, one agent per node.
+
+Facts come in, a plan is computed, the difference is applied, the result is told:
+
+    environ - Settings - AgentConfig ------------.
+                                                 v
+    API - Kopf - decode - ClusterStore - snapshot - plan() - DesiredState -.
+                     |           |  changed -> loop.request()               >- diff() - Changes - apply()
+                  Problem        |                    kernel - observe() --'                       |
+                     '-----------'------------> TurnReport <---------------------------------------'
+                                                one log line | Node status
+
+Layers, imports point down only (checked by import-linter):
+
+    cli, show      commands
+    agent          when: the loop, the turn (`agent/reconcile.py` is the place to start reading), the wiring
+    kube | kernel  the two edges: the API server; this node (rtnetlink, WireGuard's socket, files)
+    plan           decide: pure functions
+    model          words: frozen values
+
+Words: a *claim* is a network that a Node says to have; a *member* is a Node with a usable key; a *peer* is a member that
+can be reached; a *closed route* is unreachable with the highest metric, what is left of a pod network when its tunnel
+route is gone; a *table* is one kind of state with an adapter that reads it and writes differences; a *turn* is one run
+of observe, plan, diff, apply, report; a *problem* is what an administrator should know and can act on.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""When: time, tasks and wiring. Decides nothing that `plan` can decide."""

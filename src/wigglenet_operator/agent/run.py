@@ -1,0 +1,142 @@
+"""The agent of one node: everything wired together, one TaskGroup, an exit that leaves the data plane as it is."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from kubernetes_asyncio.client import ApiClient
+
+from wigglenet_operator import __version__
+from wigglenet_operator.agent.loop import Loop
+from wigglenet_operator.agent.reconcile import Reconciler, Tables
+from wigglenet_operator.agent.store import ClusterStore
+from wigglenet_operator.agent.tell import Teller
+from wigglenet_operator.errors import ApiError
+from wigglenet_operator.kernel import monitor
+from wigglenet_operator.kernel.cni_file import CniFileTable
+from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
+from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
+from wigglenet_operator.kernel.sysctls import SysctlTable
+from wigglenet_operator.kernel.wg_uapi import DeviceTable, PeerTable, UapiSocket
+from wigglenet_operator.kube.access import ApiAccess
+from wigglenet_operator.kube.census import list_node_uids
+from wigglenet_operator.kube.decode import decode_node
+from wigglenet_operator.kube.operator import KopfOperator
+from wigglenet_operator.kube.publish import AnnotationTable
+from wigglenet_operator.model.config import AgentConfig
+from wigglenet_operator.model.desired import RouteKind
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.desired import plan_sysctls
+
+log = logging.getLogger(__name__)
+BOOT_MARKER = Path("/run/wigglenet/boot")
+CENSUS_SECONDS = 5.0
+"""Between two censuses while the store is not complete."""
+
+
+async def run(config: AgentConfig, access: ApiAccess) -> None:
+    """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start."""
+    key = load_or_create(Path(config.key_path))
+    cni = CniFileTable(Path(config.cni_path))
+    if cni.forget_last_boot(BOOT_MARKER):
+        log.info("removed %s of an earlier boot until this node can take pods", config.cni_path)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(access.client())
+        rtnl = await stack.enter_async_context(Rtnl(config.link))
+        await _Agent(config, key, cni, rtnl, api).serve(access)
+
+
+class _Agent:
+    """The parts of one agent and how they call each other."""
+
+    def __init__(self, config: AgentConfig, key: PrivateKey, cni: CniFileTable, rtnl: Rtnl, api: ApiClient) -> None:
+        self._config, self._key, self._rtnl, self._api = config, key, rtnl, api
+        self._here = asyncio.get_running_loop()
+        self.loop = Loop(self._turn)
+        self.store = ClusterStore(self.loop.request)
+        annotations = AnnotationTable(api, config.node_name, published=self._published, answered=self._put)
+        socket = UapiSocket(config.link)
+        tables: Tables = {
+            "closed": RouteTable(rtnl, RouteKind.CLOSED),
+            "device": DeviceTable(socket, key),
+            "link": LinkTable(rtnl),
+            "sysctls": SysctlTable(plan_sysctls(config)),
+            "addresses": AddressTable(rtnl),
+            "annotations": annotations,
+            "peers": PeerTable(socket),
+            "routes": RouteTable(rtnl, RouteKind.TUNNEL),
+            "cni": cni,
+        }
+        self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
+        self._teller = Teller(version=__version__, published=self._published, write=annotations.write, clock=time.monotonic)
+
+    async def serve(self, access: ApiAccess) -> None:
+        """Run every task until a signal; the kernel's state stays when they end."""
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._here.add_signal_handler(number, stopped.set)
+        log.info(
+            "started version=%s node=%s link=%s port=%d public_key=%s mtu=%s wireguard=userspace"
+            " masquerade=not-yet network_policy=not-yet",
+            *(__version__, self._config.node_name, self._config.link, self._config.port, self._key.public),
+            self._config.mtu or "auto",
+        )
+        async with asyncio.TaskGroup() as group:
+            work = (KopfOperator(access, self).run(), self._complete(), monitor.watch(self.loop.request), self.loop.run())
+            tasks = [group.create_task(coroutine) for coroutine in work]
+            await stopped.wait()
+            log.info("stopping; links, routes and the CNI file stay")
+            for task in tasks:
+                task.cancel()
+
+    def seen(self, body: Mapping[str, Any]) -> None:
+        """Kopf's thread: decode there, record here."""
+        self._cross(decode_node(body, own=self._config.node_name))
+
+    def gone(self, body: Mapping[str, Any]) -> None:
+        """Kopf's thread: a UID is all that is needed."""
+        self._here.call_soon_threadsafe(self.store.drop, NodeUID(str(body["metadata"]["uid"])))
+
+    def _cross(self, decoded: NodeFacts | Problem) -> None:
+        if isinstance(decoded, Problem):
+            log.warning("problem: %s", decoded)
+        else:
+            self._here.call_soon_threadsafe(self.store.put, decoded)
+
+    def _put(self, body: Mapping[str, Any]) -> None:
+        decoded = decode_node(body, own=self._config.node_name)
+        if isinstance(decoded, NodeFacts):
+            self.store.put(decoded)
+
+    def _published(self) -> Mapping[str, str]:
+        return self.store.published(self._config.node_name)
+
+    async def _look(self, cluster: ClusterState) -> HostFacts:
+        addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
+        paths, default = await self._rtnl.path_mtus(addresses)
+        return HostFacts(public_key=self._key.public, path_mtus=paths, default_mtu=default)
+
+    async def _turn(self) -> bool:
+        start = time.monotonic()
+        report = await self._reconciler.turn()
+        await self._teller.tell(report, seconds=time.monotonic() - start)
+        return not report.failed
+
+    async def _complete(self) -> None:
+        """Ask what exists until all of it has been recorded."""
+        while not self.store.complete:
+            try:
+                self.store.expect(await list_node_uids(self._api))
+            except ApiError as error:
+                log.warning("%s", error)
+            await asyncio.sleep(CENSUS_SECONDS)
+
+
+def _clock() -> tuple[float, float]:
+    return time.monotonic(), time.time()

@@ -1,0 +1,28 @@
+"""What can go wrong, by who can mend it.
+
+WigglenetError
+    ConfigError     settings or a file named by them are wrong: the message says which and how to fix it; exit status 2
+    KernelError     this node refused an operation; retried with a capped back-off
+        MissingLink     nothing that speaks WireGuard holds the link (yet)
+    ApiError        the API server refused or is away; the data plane goes on
+"""
+
+
+class WigglenetError(Exception):
+    """The root of everything that this package raises on purpose."""
+
+
+class ConfigError(WigglenetError):
+    """The administrator has to change something; the message has one mistake a line."""
+
+
+class KernelError(WigglenetError):
+    """The kernel, or a process beside it, refused; the message names operation and object."""
+
+
+class MissingLink(KernelError):  # noqa: N818 - a state of the node, named as one in logs
+    """There is no WireGuard link to configure."""
+
+
+class ApiError(WigglenetError):
+    """The API server refused or did not answer; the message names operation and object."""

@@ -1,0 +1,61 @@
+"""The CNI configuration file: there only while this node can take pods, never half written."""
+
+import os
+from pathlib import Path
+
+from wigglenet_operator.errors import KernelError
+from wigglenet_operator.model.changes import Changes
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class CniFileTable:
+    """Our one file; other files of the directory are never touched."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def observe(self) -> dict[str, str]:
+        """Its text by its path; empty if there is none."""
+        try:
+            return {str(self._path): self._path.read_text()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise KernelError(f"read {self._path}: {error}") from error
+
+    async def apply(self, changes: Changes[str, str]) -> None:
+        """Replace or remove the file in one step."""
+        try:
+            for text in changes.put.values():
+                self._replace(text)
+            if changes.remove:
+                self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise KernelError(f"write {self._path}: {error.strerror}") from error
+
+    def forget_last_boot(self, marker: Path) -> bool:
+        """Remove the file if it is of an earlier boot, and mark this one; whether it was removed.
+
+        The file outlives a reboot, links and routes do not: a kubelet that finds it would start pods without a network.
+        """
+        boot = BOOT_ID.read_text()
+        try:
+            if marker.exists() and marker.read_text() == boot:
+                return False
+            stale = self._path.exists()
+            self._path.unlink(missing_ok=True)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(boot)
+        except OSError as error:
+            raise KernelError(f"mark the boot in {marker}: {error.strerror}") from error
+        return stale
+
+    def _replace(self, text: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._path)

@@ -1,0 +1,206 @@
+"""Our link, its addresses and routes, and the node's paths, by rtnetlink(7).
+
+Our routes are known by their protocol number and, whatever their protocol, by leading through our link.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, Self
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from wigglenet_operator.errors import KernelError, MissingLink
+from wigglenet_operator.model.changes import Changes
+from wigglenet_operator.model.desired import IPInterface, Link, Route, RouteKey, RouteKind
+from wigglenet_operator.model.facts import IPAddress
+
+PROTOCOL = 157
+"""Free in iproute2's rt_protos and in what routing daemons use; it marks our routes for whoever comes after us."""
+PROTOCOL_KERNEL = 2
+TABLE_MAIN = 254
+SCOPE_NOWHERE = 255
+"""On deletion: any scope (net/ipv4/fib_semantics.c)."""
+AF_INET, AF_INET6 = 2, 10
+IFF_UP = 1
+
+
+class Rtnl:
+    """One rtnetlink socket and what all its tables share: our link's name."""
+
+    def __init__(self, link: str) -> None:
+        self.link = link
+        self.socket = AsyncIPRoute(ext_ack=True, strict_check=True)
+
+    async def __aenter__(self) -> Self:
+        """Open the socket."""
+        await self.socket.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the socket."""
+        await self.socket.__aexit__(*error)
+
+    async def call(self, what: str, command: str, **fields: Any) -> list[Any]:  # noqa: ANN401 - pyroute2 is untyped
+        """One request and its replies; KernelError naming it. `what` is `link`, `addr` or `route`."""
+        try:
+            return [m async for m in _replies(await getattr(self.socket, what)(command, **fields))]
+        except NetlinkError as error:
+            raise KernelError(f"{what} {command} {_told(fields)}: {error.args[1]}") from error
+
+    async def index(self) -> int | None:
+        """The index of our link, None without one."""
+        found = await self.socket.link_lookup(ifname=self.link)
+        return int(found[0]) if found else None
+
+    async def existing_index(self) -> int:
+        """The index of our link; MissingLink without one."""
+        if (index := await self.index()) is None:
+            raise MissingLink(f"link {self.link} does not exist")
+        return index
+
+    async def path_mtus(self, addresses: Iterable[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
+        """MTU in bytes by address (none for what has no route), and that of the default route's interface.
+
+        An address of this node itself counts with the interface that carries it; without a default route, the smallest of
+        these stands for it.
+        """
+        links = {m["index"]: m.get("mtu") for m in await self.call("link", "dump")}
+        local = {ip_address(m.get("address")): links[m["index"]] for m in await self.call("addr", "dump", family=0)}
+        own: dict[IPAddress, int] = {}
+        paths: dict[IPAddress, int] = {}
+        for address in addresses:
+            if address in local:
+                own[address] = local[address]
+            elif mtu := await self._path_mtu(address, links):
+                paths[address] = mtu
+        if paths:
+            return {**own, **paths}, None
+        defaults = [links[m.get("oif")] async for m in self._default_routes() if m.get("oif") in links]
+        return own, min(defaults or own.values(), default=None)
+
+    async def _path_mtu(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
+        try:
+            (route,) = await self.call("route", "get", dst=str(address))
+        except KernelError:  # no route: not reachable now, no say in the MTU
+            return None
+        metrics = route.get("metrics")
+        return (metrics.get("mtu") if metrics else None) or links.get(route.get("oif"))
+
+    async def _default_routes(self) -> AsyncIterator[Any]:
+        for family in (AF_INET, AF_INET6):
+            for message in await self.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all):
+                if message["dst_len"] == 0:
+                    yield message
+
+
+class LinkTable:
+    """Our link, by name; it is made by what implements WireGuard, never here."""
+
+    def __init__(self, rtnl: Rtnl) -> None:
+        self._rtnl = rtnl
+
+    async def observe(self) -> dict[str, Link]:
+        """Our link, or nothing."""
+        if await self._rtnl.index() is None:
+            return {}
+        (message,) = await self._rtnl.call("link", "get", ifname=self._rtnl.link)
+        return {self._rtnl.link: Link(mtu=message.get("mtu"), up=bool(message["flags"] & IFF_UP))}
+
+    async def apply(self, changes: Changes[str, Link]) -> None:
+        """Set MTU and state."""
+        for link in changes.put.values():
+            index = await self._rtnl.existing_index()
+            await self._rtnl.call("link", "set", index=index, mtu=link.mtu, state="up" if link.up else "down")
+
+
+class AddressTable:
+    """The addresses of our link, without the link-local ones that the kernel makes."""
+
+    def __init__(self, rtnl: Rtnl) -> None:
+        self._rtnl = rtnl
+
+    async def observe(self) -> dict[IPInterface, None]:
+        """May be empty; so it is without a link."""
+        index = await self._rtnl.index()
+        if index is None:
+            return {}
+        messages = await self._rtnl.call("addr", "dump", index=index, family=0)
+        found = (ip_interface(f"{m.get('address')}/{m['prefixlen']}") for m in messages if m["index"] == index)
+        return {address: None for address in found if not address.is_link_local}
+
+    async def apply(self, changes: Changes[IPInterface, None]) -> None:
+        """Add first: the source address of running connections stays as long as it can."""
+        index = await self._rtnl.existing_index()
+        for command, addresses in (("add", changes.put), ("del", changes.remove)):
+            for a in addresses:
+                await self._rtnl.call("addr", command, index=index, address=str(a.ip), prefixlen=a.network.prefixlen)
+
+
+class RouteTable:
+    """Our routes of one kind in the main table: through our link, or closed ones by their protocol."""
+
+    def __init__(self, rtnl: Rtnl, kind: RouteKind) -> None:
+        self._rtnl = rtnl
+        self._kind = kind
+
+    async def observe(self) -> dict[RouteKey, Route]:
+        """May be empty. The kernel filters, so that a node with many foreign routes pays nothing for them."""
+        wanted: dict[str, Any] = {"type": self._kind.value}
+        if self._kind is RouteKind.TUNNEL:
+            wanted["oif"] = await self._rtnl.index()
+            if wanted["oif"] is None:
+                return {}
+        else:
+            wanted["proto"] = PROTOCOL
+        found: dict[RouteKey, Route] = {}
+        for family in (AF_INET, AF_INET6):
+            for m in await self._rtnl.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all, **wanted):
+                if m["proto"] != PROTOCOL_KERNEL:  # what an address or fe80::/64 brings along
+                    to = ip_network((m.get("dst") or ("::" if family == AF_INET6 else "0.0.0.0"), m["dst_len"]))  # noqa: S104 - default route
+                    found[RouteKey(to=to, metric=m.get("priority") or 0)] = Route(kind=self._kind, ours=m["proto"] == PROTOCOL)
+        return found
+
+    async def apply(self, changes: Changes[RouteKey, Route]) -> None:
+        """Write every route that can be written; KernelError naming the others.
+
+        A new one is added, never replaced over what is there: an equal route that is not ours is somebody's.
+        """
+        through: dict[str, Any] = {"type": self._kind.value}
+        if self._kind is RouteKind.TUNNEL:
+            through["oif"] = await self._rtnl.existing_index()
+        refused: list[str] = []
+        for command, routes in (("add", changes.add), ("replace", changes.change), ("del", changes.remove)):
+            for key in routes:
+                extra = {"scope": SCOPE_NOWHERE} if command == "del" and key.to.version == 4 else {}
+                try:
+                    await self._rtnl.call(
+                        "route", command, dst=str(key.to), priority=key.metric, **_protocol(command), **extra, **through
+                    )
+                except KernelError as error:
+                    refused.append(str(error))
+        if refused:
+            raise KernelError("; ".join(refused))
+
+
+def _protocol(command: str) -> dict[str, int]:
+    """A deletion names no protocol, so that it finds what was taken over as well."""
+    return {} if command == "del" else {"proto": PROTOCOL}
+
+
+def _all(_: object) -> bool:
+    """Keeps pyroute2 from filtering again what the kernel has filtered (it compares text with numbers)."""
+    return True
+
+
+async def _replies(answer: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - pyroute2 is untyped
+    if hasattr(answer, "__aiter__"):
+        async for message in answer:
+            yield message
+    else:
+        for message in answer or ():
+            yield message
+
+
+def _told(fields: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {value}" for name, value in fields.items() if name != "dump_filter")

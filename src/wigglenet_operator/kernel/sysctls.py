@@ -1,0 +1,55 @@
+"""Kernel settings below /proc/sys, by path. Source: kernel, Documentation/networking/ip-sysctl.rst."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from wigglenet_operator.errors import KernelError
+from wigglenet_operator.model.changes import Changes
+
+log = logging.getLogger(__name__)
+FORWARDING = "net/ipv6/conf/all/forwarding"
+RTF_DEFAULT_BY_RA = 0x10000 | 0x40000
+"""RTF_DEFAULT and RTF_ADDRCONF of linux/ipv6_route.h: a default route that a router advertisement made."""
+
+
+class SysctlTable:
+    """The settings that a plan may name; nothing else is read or written."""
+
+    def __init__(self, names: Iterable[str], proc: Path = Path("/proc")) -> None:
+        self._names = tuple(names)
+        self._proc = proc
+
+    async def observe(self) -> dict[str, str]:
+        """Value by path; a setting that does not exist (its link is missing) is not in it."""
+        paths = {name: self._proc / "sys" / name for name in self._names}
+        return {name: path.read_text().strip() for name, path in paths.items() if path.exists()}
+
+    async def apply(self, changes: Changes[str, str]) -> None:
+        """Write each setting; each change is logged, for it concerns the whole node."""
+        if FORWARDING in changes.put:
+            self._keep_advertised_routes()
+        for name, value in changes.put.items():
+            self._write(name, value)
+
+    def _keep_advertised_routes(self) -> None:
+        """Turning forwarding on drops the default route of a router advertisement for good, unless accept_ra is 2 before."""
+        for link in self._links_with_advertised_default():
+            name = f"net/ipv6/conf/{link}/accept_ra"
+            if (self._proc / "sys" / name).read_text().strip() == "1":
+                self._write(name, "2")
+
+    def _links_with_advertised_default(self) -> Iterator[str]:
+        table = self._proc / "net/ipv6_route"
+        for line in table.read_text().splitlines() if table.exists() else ():
+            to, length, *_, flags, link = line.split()
+            is_default = int(to, 16) == 0 and int(length, 16) == 0
+            if is_default and int(flags, 16) & RTF_DEFAULT_BY_RA == RTF_DEFAULT_BY_RA:
+                yield link
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            (self._proc / "sys" / name).write_text(value)
+        except OSError as error:
+            raise KernelError(f"set {name} to {value}: {error.strerror}") from error
+        log.info("set %s = %s", name, value)

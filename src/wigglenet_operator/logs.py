@@ -1,0 +1,37 @@
+"""How log lines look: for people on a terminal, JSON (one object a line) otherwise."""
+
+import json
+import logging
+import sys
+from typing import IO
+
+QUIET = ("kopf", "kubernetes_asyncio", "pyroute2", "aiohttp", "asyncio")
+"""Libraries that are heard from WARNING on: Kopf alone tells of each event."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Keys, in order: time (RFC 3339), level, logger, message; error with the traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def setup(stream: IO[str] = sys.stderr) -> None:
+    """Send everything from INFO on to `stream`; ours from DEBUG on would tell of each turn that did nothing."""
+    handler = logging.StreamHandler(stream)
+    if stream.isatty():
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    else:
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,102 @@
+"""What should be on this node, and, in the same words, what is.
+
+Each table of `DesiredState` is a mapping whose key and value an adapter in `kernel` or `kube` both reads and writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Interface, IPv6Interface
+
+from wigglenet_operator.model.facts import IPAddress, IPNetwork, PublicKey
+
+IPInterface = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Our link as rtnetlink shows it."""
+
+    mtu: int
+    """Bytes."""
+    up: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The WireGuard device behind the link; the private key itself never travels in values."""
+
+    public_key: PublicKey | None
+    """Of the private key in force; None without one."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a peer's UDP packets go."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        """`192.0.2.1:24601` or `[2001:db8::1]:24601`."""
+        return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A WireGuard peer; the counters are read only and make no difference between two peers."""
+
+    endpoint: Endpoint | None
+    """None only in what is read: a peer that was given none and has not been heard of."""
+    allowed_ips: frozenset[IPNetwork]
+    keepalive: int = 0
+    """Seconds between persistent keepalives, 0 = off."""
+    handshake: int = field(default=0, compare=False)
+    """Unix time of the last handshake in seconds, 0 = never since the link was made."""
+    received: int = field(default=0, compare=False)
+    """Bytes."""
+    sent: int = field(default=0, compare=False)
+
+
+class RouteKind(Enum):
+    """What a route of ours does."""
+
+    TUNNEL = "unicast"
+    CLOSED = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteKey:
+    """What the kernel takes as the identity of a route in the main table."""
+
+    to: IPNetwork
+    metric: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The rest of a route; a route through our link that is of another protocol is ours to replace."""
+
+    kind: RouteKind
+    ours: bool = True
+    """Whether it carries our protocol number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredState:
+    """Everything that should be on this node; a table may be empty, none is optional."""
+
+    sysctls: Mapping[str, str]
+    """By path below /proc/sys, e.g. `net/ipv4/ip_forward`."""
+    closed: Mapping[RouteKey, Route]
+    """Unreachable routes of the highest metric: what is left of a network when its tunnel route is gone."""
+    device: Mapping[str, Device]
+    """By link name, exactly one."""
+    link: Mapping[str, Link]
+    addresses: Mapping[IPInterface, None]
+    annotations: Mapping[str, str]
+    peers: Mapping[PublicKey, Peer]
+    routes: Mapping[RouteKey, Route]
+    cni: Mapping[str, str]
+    """Text by path; empty while the node may not take pods."""

@@ -1,0 +1,59 @@
+"""What the cluster and this node say, as values; whether it is believed is decided in `plan`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NewType
+
+from wigglenet_operator.model.report import Problem
+
+NodeName = NewType("NodeName", str)
+NodeUID = NewType("NodeUID", str)
+PublicKey = NewType("PublicKey", str)
+"""A Curve25519 public key in canonical base64, 44 characters."""
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: README."""
+
+    uid: NodeUID
+    name: NodeName
+    created: str = ""
+    """creationTimestamp, RFC 3339 in UTC, so that text order is time order."""
+    spec_pod_cidrs: frozenset[IPNetwork] = frozenset()
+    """spec.podCIDRs, else spec.podCIDR; empty until the control plane has assigned one."""
+    internal_ips: tuple[IPAddress, ...] = ()
+    """status.addresses of type InternalIP, in the order of the status."""
+    external_ips: tuple[IPAddress, ...] = ()
+    public_key: PublicKey | None = None
+    """Annotation wigglenet/public-key; None without an agent, or if it cannot be used (then there is a problem)."""
+    pod_cidrs: frozenset[IPNetwork] = frozenset()
+    """Annotation wigglenet/pod-cidrs: what the node's agent routes to its pods."""
+    node_ips: tuple[IPAddress, ...] = ()
+    """Annotation wigglenet/node-ips."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """The own Node's `wigglenet/` annotations as they are, sorted; empty for every other Node."""
+    problems: tuple[Problem, ...] = ()
+    """What could not be read, and was left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """One complete view of the cluster: every Node that exists."""
+
+    nodes: frozenset[NodeFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What the plan must know of the node that it is for."""
+
+    public_key: PublicKey
+    path_mtus: Mapping[IPAddress, int] = field(default_factory=dict)
+    """Bytes that fit through the route to an address; an address without a route is not in it."""
+    default_mtu: int | None = None
+    """Bytes that fit through the interface of the default route; None without one."""

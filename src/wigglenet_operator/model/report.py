@@ -1,0 +1,70 @@
+"""What a turn tells: problems by name, and what each step did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Problem:
+    """Something that the administrator should know and can act on; equal problems are the same problem."""
+
+    subject: str
+    """What it is about: `node b`, `link wigglenet`, `file /etc/…`."""
+    text: str
+    """What is wrong and what to do, one line."""
+
+    def __str__(self) -> str:
+        """Subject and text in one line."""
+        return f"{self.subject}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one step of a turn wrote, or why it did not."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    error: str = ""
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything was written."""
+        return bool(self.added or self.changed or self.removed)
+
+    def __str__(self) -> str:
+        """`+1~2-3`, only the parts that are not zero."""
+        counts = (("+", self.added), ("~", self.changed), ("-", self.removed))
+        return "".join(f"{sign}{count}" for sign, count in counts if count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnReport:
+    """One turn: steps by name in the order of their application, and all that is wrong."""
+
+    steps: Mapping[str, StepReport]
+    problems: frozenset[Problem]
+    mtu: int | None = None
+    peers: int = 0
+    """Peers that are wanted."""
+    handshaken: int = 0
+    """Of these, the peers that have shaken hands since the link was made."""
+    waiting: bool = False
+    """True while there is too little to plan with; nothing was touched."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step ended in an error and wants to be tried again soon."""
+        return any(step.error for step in self.steps.values())
+
+    @property
+    def wrote(self) -> bool:
+        """Whether any step wrote anything."""
+        return any(step.wrote for step in self.steps.values())
+
+    @property
+    def phase(self) -> str:
+        """`Waiting`, `Degraded` or `Ready`."""
+        if self.waiting:
+            return "Waiting"
+        return "Degraded" if self.failed or self.problems else "Ready"

@@ -1,0 +1,132 @@
+"""Who owns which address, by trust and then by age, so that one Node's lie costs that Node.
+
+Every network and address that a Node says to have is a claim.  Claims are accepted greedily: first those that only the
+control plane can write (`spec.podCIDRs`), then `status.addresses`, then the agents' own annotations; among equals the
+older Node, then the smaller UID.  A claim that overlaps an accepted one of another Node, or of another purpose, is refused
+and named; it blocks nothing.  Source: README, "Who owns an address".
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import ip_network
+from typing import NamedTuple
+
+from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID
+from wigglenet_operator.model.report import Problem
+
+
+class Trust(IntEnum):
+    """Where a claim comes from, the most trusted first."""
+
+    SPEC = 0
+    STATUS = 1
+    POD_CIDRS = 2
+    NODE_IPS = 3
+
+    @property
+    def label(self) -> str:
+        """The field as an administrator knows it."""
+        return ("spec.podCIDRs", "status.addresses", "wigglenet/pod-cidrs", "wigglenet/node-ips")[self]
+
+
+class Claim(NamedTuple):
+    """One network that one Node says to have; the order of its fields is the order of acceptance."""
+
+    trust: Trust
+    created: str
+    uid: NodeUID
+    family: int
+    first: int
+    """The network's lowest address as a number."""
+    last: int
+    name: NodeName
+
+    @property
+    def for_pods(self) -> bool:
+        """Whether pods, not the node itself, are behind it."""
+        return self.trust in {Trust.SPEC, Trust.POD_CIDRS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """What was accepted, and what was refused by name."""
+
+    accepted: frozenset[tuple[NodeUID, bool, IPNetwork]]
+    """(node, whether for pods, network); an address is a /32 or /128."""
+    problems: frozenset[Problem]
+
+    def pod_networks(self, uid: NodeUID, networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
+        """Those of a Node's pod networks that were accepted."""
+        return frozenset(n for n in networks if (uid, True, n) in self.accepted)
+
+    def addresses(self, uid: NodeUID, addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
+        """Those of a Node's addresses that were accepted, in the given order, without repeats."""
+        return tuple(dict.fromkeys(a for a in addresses if (uid, False, ip_network(a)) in self.accepted))
+
+
+class _Owned:
+    """Disjoint accepted ranges of one family, sorted, so that an overlap is found by bisection."""
+
+    def __init__(self) -> None:
+        self.lasts: list[int] = []
+        self.claims: list[Claim] = []
+
+    def rival(self, claim: Claim) -> Claim | None:
+        """The accepted claim of another Node or purpose that overlaps, if any; else the claim is accepted."""
+        low = high = bisect_left(self.lasts, claim.first)
+        while high < len(self.claims) and self.claims[high].first <= claim.last:
+            other = self.claims[high]
+            if (other.uid, other.for_pods) != (claim.uid, claim.for_pods):
+                return other
+            high += 1
+        covered = high > low and self.claims[low].first <= claim.first and self.claims[low].last >= claim.last
+        if not covered:  # networks nest or are apart: the new one holds all that it overlaps
+            self.lasts[low:high] = [claim.last]
+            self.claims[low:high] = [claim]
+        return None
+
+
+def plan_ownership(cluster: ClusterState, *, api_server: IPAddress | None) -> Ownership:
+    """Every claim of the cluster decided; the order of the Nodes makes no difference."""
+    owned = {4: _Owned(), 6: _Owned()}
+    accepted: set[tuple[NodeUID, bool, IPNetwork]] = set()
+    problems: set[Problem] = set()
+    for claim, network in sorted(_claims(cluster), key=lambda pair: pair[0]):
+        reason = _invalid(network, claim=claim, api_server=api_server)
+        if not reason and (rival := owned[claim.family].rival(claim)):
+            reason = f"it overlaps what node {rival.name} has by {rival.trust.label}"
+        if reason:
+            what = f"{network} of {claim.trust.label} is not used: {reason}"
+            problems.add(Problem(subject=f"node {claim.name}", text=what))
+        else:
+            accepted.add((claim.uid, claim.for_pods, network))
+    return Ownership(accepted=frozenset(accepted), problems=frozenset(problems))
+
+
+def _claims(cluster: ClusterState) -> Iterator[tuple[Claim, IPNetwork]]:
+    for node in cluster.nodes:
+        for trust, networks in _said(node):
+            for n in networks:
+                first, last = int(n.network_address), int(n.broadcast_address)
+                yield Claim(trust, node.created, node.uid, n.version, first, last, node.name), n
+
+
+def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
+    yield Trust.SPEC, node.spec_pod_cidrs
+    yield Trust.STATUS, map(ip_network, node.internal_ips + node.external_ips)
+    yield Trust.POD_CIDRS, node.pod_cidrs
+    yield Trust.NODE_IPS, map(ip_network, node.node_ips)
+
+
+def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None) -> str:
+    """Why nobody can have this network; empty if somebody can."""
+    address = network.network_address
+    if network.prefixlen == 0:
+        return "a default route belongs to nobody"
+    if address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast:
+        return "it is not global unicast"
+    if claim.for_pods and api_server is not None and api_server in network:
+        return f"it holds the API server's address {api_server}"
+    return ""

@@ -1,0 +1,127 @@
+"""Who is a peer, where its packets go, and how large they may be."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+
+from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
+from wigglenet_operator.model.desired import Endpoint, Peer
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PublicKey
+from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.claims import Ownership
+from wigglenet_operator.plan.pod_networks import plan_remote_networks
+
+DARK_SECONDS = 15
+"""How long a peer may be silent while we send before its announced endpoint is tried again."""
+SESSION_SECONDS = 180
+"""REJECT_AFTER_TIME of the WireGuard paper, section 6.1: after it a session is dead without a handshake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The Nodes that take part in the mesh, by key, and those that may not."""
+
+    by_key: Mapping[PublicKey, NodeFacts]
+    problems: frozenset[Problem]
+
+
+def plan_members(cluster: ClusterState, own: NodeFacts, *, own_key: PublicKey) -> Members:
+    """Every other Node with a usable key; of Nodes with the same key only the oldest."""
+    by_key: dict[PublicKey, NodeFacts] = {}
+    problems: set[Problem] = set()
+    for node in sorted(cluster.nodes, key=lambda n: (n.created, n.uid)):
+        if node.name == own.name or node.public_key is None:
+            continue
+        holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
+        if holder is not node:
+            text = f"its public key is that of node {holder.name}; remove the key file of one and restart its agent"
+            problems.add(Problem(subject=f"node {node.name}", text=text))
+    return Members(by_key=by_key, problems=frozenset(problems))
+
+
+def plan_peers(
+    members: Mapping[PublicKey, NodeFacts], own: NodeFacts, ownership: Ownership, *, port: int
+) -> tuple[dict[PublicKey, Peer], frozenset[Problem]]:
+    """A peer for each member that can be reached; the others are named."""
+    families: set[int] = {a.version for a in _addresses(own, ownership)}
+    peers: dict[PublicKey, Peer] = {}
+    problems: set[Problem] = set()
+    for key, node in members.items():
+        address = _endpoint_address(node, ownership, families=families)
+        if address is None:
+            text = "it has a key but no usable address; it is no peer until status.addresses or wigglenet/node-ips has one"
+            problems.add(Problem(subject=f"node {node.name}", text=text))
+            continue
+        own_addresses = map(ip_network, _addresses(node, ownership))
+        allowed = frozenset((*plan_remote_networks(node, ownership), *own_addresses))
+        peers[key] = Peer(endpoint=Endpoint(address=address, port=port), allowed_ips=allowed)
+    return peers, frozenset(problems)
+
+
+def _addresses(node: NodeFacts, ownership: Ownership) -> tuple[IPAddress, ...]:
+    return ownership.addresses(node.uid, node.internal_ips + node.external_ips + node.node_ips)
+
+
+def _endpoint_address(node: NodeFacts, ownership: Ownership, *, families: set[int]) -> IPAddress | None:
+    """InternalIP > ExternalIP > node-ips; within a rank a family that this node has too, then the order of the status."""
+    for rank in (node.internal_ips, node.external_ips, node.node_ips):
+        usable = ownership.addresses(node.uid, rank)
+        if usable:
+            return min(usable, key=lambda a: a.version not in families)
+    return None
+
+
+def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tuple[int, frozenset[Problem]]:
+    """The largest packet that fits into the tunnel to every peer, in bytes."""
+    if config.mtu is not None:
+        return config.mtu, frozenset()
+    paths = [host.path_mtus[p.endpoint.address] for p in peers if p.endpoint and p.endpoint.address in host.path_mtus]
+    underlay = min(paths, default=host.default_mtu or MIN_MTU + OVERHEAD)
+    if underlay - OVERHEAD < MIN_MTU:
+        text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} in the tunnel; raise it to {MIN_MTU + OVERHEAD}"
+        return MIN_MTU, frozenset({Problem(subject=f"link {config.link}", text=text)})
+    return underlay - OVERHEAD, frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What was seen of a peer, so that roaming can be told from silence."""
+
+    announced: Endpoint | None
+    received: int
+    sent: int
+    since: float
+    """When it was last heard, or first seen; monotonic seconds."""
+
+
+def settle_endpoints(
+    desired: Mapping[PublicKey, Peer],
+    actual: Mapping[PublicKey, Peer],
+    seen: Mapping[PublicKey, Sighting],
+    *,
+    now: float,
+    unix_now: float,
+) -> tuple[dict[PublicKey, Peer], dict[PublicKey, Sighting]]:
+    """The peers with the endpoint that each should have now, and what to remember.
+
+    The announced one is written when the peer is new, when the announcement changed, or when the peer has gone dark;
+    else the observed one (the peer roams, or is behind a NAT) is no difference.
+    """
+    settled: dict[PublicKey, Peer] = {}
+    remember: dict[PublicKey, Sighting] = {}
+    for key, want in desired.items():
+        have, before = actual.get(key), seen.get(key)
+        fresh = Sighting(announced=want.endpoint, received=0, sent=0, since=now)
+        if have is None or have.endpoint is None or (before and before.announced != want.endpoint):
+            settled[key], remember[key] = want, fresh
+            continue
+        silent = before is not None and have.received == before.received and have.sent > before.sent
+        dark = (
+            before is not None and silent and now - before.since > DARK_SECONDS and unix_now - have.handshake > SESSION_SECONDS
+        )
+        settled[key] = want if dark else replace(want, endpoint=have.endpoint)
+        if before is not None and silent and not dark:
+            remember[key] = before
+        else:
+            remember[key] = replace(fresh, received=have.received, sent=have.sent)
+    return settled, remember

@@ -1,0 +1,141 @@
+"""The environment -> AgentConfig, or one message with every mistake; the only reader of the environment.
+
+Source of names, defaults and ranges: README, "Settings".
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import PurePath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+
+from wigglenet_operator.errors import ConfigError
+from wigglenet_operator.model.config import MIN_MTU, AgentConfig
+from wigglenet_operator.model.facts import IPAddress, NodeName
+
+NOT_YET = frozenset(
+    """WIGGLENET_WG_IMPLEMENTATION WIGGLENET_KEEPALIVE WG_IP_FAMILY NODE_IP_INTERFACES POD_CIDR_SOURCE_IPV4
+    POD_CIDR_SOURCE_IPV6 POD_CIDR_SOURCE_PATH POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS
+    MASQUERADE_IPV4 MASQUERADE_IPV6 NON_MASQUERADE_CIDRS FILTER_IPV4 FILTER_IPV6 FIREWALL_ONLY NATIVE_ROUTING_IPV4
+    NATIVE_ROUTING_IPV6 ENABLE_NETWORK_POLICY FIREWALL_BACKEND ENABLE_FLOWTABLE FLOWTABLE_DEVICES
+    FLOWTABLE_PACKET_THRESHOLD ENABLE_METRICS METRICS_BIND_ADDR METRICS_TLS_CERT_FILE METRICS_TLS_KEY_FILE
+    METRICS_TLS_CLIENT_CA_FILE""".split()  # noqa: SIM905 - as a table it can be read
+)
+"""Settings of Wigglenet that this version does not have; set, they are a mistake rather than a silent difference."""
+INJECTED = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_.*)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$")
+"""What Kubernetes puts into every container for each Service (kubelet, envvars.FromServices)."""
+NEAR = 2
+"""Edits that still make a name a misspelling of a known one."""
+
+
+def _mtu(value: object) -> object:
+    return None if value == "auto" else value
+
+
+def _link_name(value: str) -> str:
+    if value in {".", ".."} or re.search(r"[/:\s]", value):
+        raise ValueError("the kernel refuses such a name")
+    return value
+
+
+def _absolute(value: PurePath) -> PurePath:
+    if not value.is_absolute():
+        raise ValueError("not absolute")
+    return value
+
+
+AbsolutePath = Annotated[PurePath, Field(description="an absolute path"), AfterValidator(_absolute)]
+
+
+class Settings(BaseModel):
+    """The environment variables of this version, by their names; every default is written here and only here."""
+
+    NODE_NAME: Annotated[str, Field(min_length=1, max_length=253, description="the name of this node's Node object")]
+    WIGGLENET_IFACE_NAME: Annotated[
+        str,
+        Field(min_length=1, max_length=15, description="1-15 characters, no slash, colon or blank"),
+        AfterValidator(_link_name),
+    ] = "wigglenet"
+    WIGGLENET_WG_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 24601
+    WIGGLENET_PRIVKEY_PATH: AbsolutePath = PurePath("/etc/wigglenet/private.key")
+    WIGGLENET_MTU: Annotated[
+        Annotated[int, Field(ge=MIN_MTU, le=65455)] | None,
+        BeforeValidator(_mtu),
+        Field(description=f"auto, or {MIN_MTU}-65455"),
+    ] = None
+    CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
+    KUBERNETES_SERVICE_HOST: Annotated[str, Field(min_length=1, description="a name or address of the API server")]
+    KUBERNETES_SERVICE_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 443
+
+    def config(self) -> AgentConfig:
+        """The same in the words of `model`."""
+        return AgentConfig(
+            node_name=NodeName(self.NODE_NAME),
+            link=self.WIGGLENET_IFACE_NAME,
+            port=self.WIGGLENET_WG_PORT,
+            key_path=self.WIGGLENET_PRIVKEY_PATH,
+            mtu=self.WIGGLENET_MTU,
+            cni_path=self.CNI_CONFIG_PATH,
+            api_server=_address_or_none(self.KUBERNETES_SERVICE_HOST),
+        )
+
+
+KNOWN = frozenset(Settings.model_fields) | NOT_YET
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings; ConfigError with one line for every mistake in the environment."""
+    given = {name: value.strip() for name, value in environment.items() if name in Settings.model_fields}
+    mistakes = list(_names(environment))
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        mistakes += [_told(given, str(mistake["loc"][0])) for mistake in error.errors()]
+    else:
+        if not mistakes:
+            return settings
+    raise ConfigError("the settings are wrong:\n" + "\n".join(f"  {mistake}" for mistake in sorted(mistakes)))
+
+
+def _names(environment: Mapping[str, str]) -> Iterator[str]:
+    for name in environment:
+        if name in NOT_YET:
+            yield f"{name}: this version does not have it yet; unset it"
+        elif name not in KNOWN and not INJECTED.search(name):
+            near = min(KNOWN, key=lambda known: (_edits(name, known), known))
+            if _edits(name, near) <= NEAR:
+                yield f"{name}: not a setting; did you mean {near}?"
+            elif name.startswith("WIGGLENET_"):
+                yield f"{name}: not a setting; the settings are {', '.join(sorted(Settings.model_fields))}"
+
+
+def _told(given: Mapping[str, str], name: str) -> str:
+    allowed = Settings.model_fields[name].description
+    if name not in given:
+        return f"{name}: it must be set: {allowed}"
+    return f"{name}={given[name]!r}: allowed is {allowed}"
+
+
+def _address_or_none(host: str) -> IPAddress | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _edits(one: str, other: str) -> int:
+    """The Levenshtein distance, or more than NEAR without counting on where the lengths alone say so."""
+    if abs(len(one) - len(other)) > NEAR:
+        return NEAR + 1
+    row: Iterable[int] = range(len(other) + 1)
+    for i, a in enumerate(one, 1):
+        above = list(row)
+        left = i
+        current = [i]
+        for j, b in enumerate(other, 1):
+            left = min(above[j] + 1, left + 1, above[j - 1] + (a != b))
+            current.append(left)
+        row = current
+    return list(row)[-1]

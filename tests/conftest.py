@@ -1,0 +1,39 @@
+"""Options, and the one skip that there is: without root there are no namespaces, and the end of the run says so loudly."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.lab.namespaces import Place
+
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no clock decides a test
+settings.load_profile("steady")
+
+ROOT_ONLY = ("tests/contract", "tests/lab", "tests/bench")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--api", choices=["embedded", "kube", "both"], default="embedded", help="API server of lab and contract")
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--api")
+    left_out = [item for item in items if item.get_closest_marker("kube") and chosen == "embedded"]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    if os.geteuid() != 0:
+        for item in items:
+            if str(item.path.relative_to(config.rootpath)).startswith(ROOT_ONLY):
+                item.add_marker(pytest.mark.skip(reason="NOT RUN: namespaces need root; run `sudo pipx run nox`"))
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """An empty namespace set."""
+    made = Place("test")
+    yield made
+    made.close()

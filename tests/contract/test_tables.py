@@ -1,0 +1,236 @@
+"""One suite for the kernel's tables: on the fakes, on the real kernel and on wireguard-go.
+
+What a turn relies on: what was applied is observed, an applied difference leaves no difference, others' things stay.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import ips, key, nets
+from tests.fakes import FakePeers, FakeTable
+from tests.lab.namespaces import Place
+from tests.lab.wait import eventually
+from wigglenet_operator.errors import KernelError, MissingLink
+from wigglenet_operator.kernel.keys import generate
+from wigglenet_operator.kernel.ports import KeyedTable
+from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
+from wigglenet_operator.kernel.wg_uapi import DeviceTable, PeerTable, UapiSocket
+from wigglenet_operator.model.changes import diff
+from wigglenet_operator.model.desired import Device, Endpoint, Link, Peer, Route, RouteKey, RouteKind
+
+Table = KeyedTable[Any, Any]
+LINK = "wigglenet"
+
+
+def peer(number: int, networks: str, *, address: str = "192.0.2.9", keepalive: int = 0) -> Peer:
+    endpoint = Endpoint(address=ips(address)[0], port=24600 + number)
+    return Peer(endpoint=endpoint, allowed_ips=nets(networks), keepalive=keepalive)
+
+
+def routes(kind: RouteKind, networks: str) -> dict[RouteKey, Route]:
+    metrics = {4: 0, 6: 1024} if kind is RouteKind.TUNNEL else {4: 0xFFFFFFFF, 6: 0xFFFFFFFF}
+    return {RouteKey(to=n, metric=metrics[n.version]): Route(kind=kind) for n in nets(networks)}
+
+
+PRIVATE = generate()
+STATES: dict[str, list[dict[Any, Any]]] = {
+    "link": [{LINK: Link(mtu=1420)}, {LINK: Link(mtu=1280)}, {LINK: Link(mtu=8920)}, {LINK: Link(mtu=1420, up=False)}],
+    "addresses": [
+        dict.fromkeys(map(ip_interface, texts.split()))
+        for texts in ("10.1.0.1/32 fd00:1::1/128", "fd00:1::1/128", "10.1.0.1/32 10.2.0.1/32 fd00:2::1/128", "")
+    ],
+    "device": [{LINK: Device(public_key=PRIVATE.public, port=port)} for port in (24601, 24602, 24601)],
+    "peers": [
+        {key("b"): peer(1, "10.2.0.0/24 fd00:2::/64 192.0.2.2/32")},
+        {key("b"): peer(1, "10.2.0.0/24"), key("c"): peer(2, "fd00:2::/64 10.3.0.0/24", address="2001:db8::3")},
+        {key("b"): peer(1, "10.2.0.0/24"), key("c"): peer(3, "fd00:2::/64 10.3.0.0/24", address="192.0.2.3", keepalive=25)},
+        {key("c"): peer(3, ""), key("d"): peer(4, "10.2.0.0/24 10.3.0.0/25 fd00:2::/64")},
+        {key(f"n{i}"): peer(i % 9, f"10.{i // 256}.{i % 256}.0/24 fd00:{i:x}::/64") for i in range(450)},
+        {},
+    ],
+    "tunnel": [
+        routes(RouteKind.TUNNEL, text)
+        for text in ("10.2.0.0/24 fd00:2::/64", "10.2.0.0/24 10.2.0.0/23 10.2.0.7/32", "fd00:2::7/128 0.0.0.0/1", "")
+    ],
+    "closed": [
+        routes(RouteKind.CLOSED, text)
+        for text in ("10.2.0.0/24 fd00:2::/64", "10.2.0.0/24 10.2.0.0/23 10.2.0.7/32", "fd00:2::7/128", "")
+    ],
+}
+
+
+@dataclass
+class Bench:
+    """Where a table lives."""
+
+    place: Place | None
+    make: Callable[[Rtnl | None], Table]
+
+    def run(self, work: Callable[[Table], Awaitable[Any]]) -> Any:
+        """The result of one coroutine with a fresh table, in the place's network."""
+
+        async def main() -> Any:
+            if self.place is None:
+                return await work(self.make(None))
+            async with Rtnl(LINK) as rtnl:
+                return await work(self.make(rtnl))
+
+        if self.place is None:
+            return asyncio.run(main())
+        with self.place.network():
+            return asyncio.run(main())
+
+
+def real(kind: str, place: Place) -> Callable[[Rtnl | None], Table]:
+    socket = UapiSocket(LINK, directory=Path(place.path("/run/wireguard")))
+    makers: dict[str, Callable[[Any], Table]] = {
+        "link": LinkTable,
+        "addresses": AddressTable,
+        "tunnel": lambda rtnl: RouteTable(rtnl, RouteKind.TUNNEL),
+        "closed": lambda rtnl: RouteTable(rtnl, RouteKind.CLOSED),
+        "device": lambda _: DeviceTable(socket, PRIVATE),
+        "peers": lambda _: PeerTable(socket),
+    }
+    return makers[kind]
+
+
+@pytest.fixture
+def wireguard(place: Place) -> Iterator[Place]:
+    """A place with a running wireguard-go whose link is up."""
+    process = place.popen("wireguard-go", "-f", LINK, log="/run/wireguard.log")
+    eventually(place.path(f"/run/wireguard/{LINK}.sock").exists, what="wireguard-go listens")
+    place.run("ip", "link", "set", LINK, "up")
+    yield place
+    place.close()
+    process.wait()
+
+
+@pytest.fixture(params=["fake", "real"])
+def bench(request: pytest.FixtureRequest) -> Callable[[str], Bench]:
+    def make(kind: str) -> Bench:
+        if request.param == "fake":
+            table: Table = FakePeers() if kind == "peers" else FakeTable()
+            return Bench(None, lambda _: table)
+        where: Place = request.getfixturevalue("wireguard")
+        return Bench(where, real(kind, where))
+
+    return make
+
+
+async def brought_to(table: Table, desired: Mapping[Any, Any]) -> None:
+    await table.apply(diff(await table.observe(), desired))
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_what_was_applied_is_observed_and_leaves_no_difference(kind: str, bench: Callable[[str], Bench]) -> None:
+    async def walk(table: Table) -> None:
+        for state in STATES[kind] + STATES[kind][::-1]:
+            await brought_to(table, state)
+            assert await table.observe() == state
+
+    bench(kind).run(walk)
+
+
+def test_an_allowed_ip_that_is_given_to_another_peer_leaves_the_first(bench: Callable[[str], Bench]) -> None:
+    async def move(table: Table) -> None:
+        await brought_to(table, {key("b"): peer(1, "10.2.0.0/24 10.3.0.0/24")})
+        await table.apply(diff({}, {key("c"): peer(2, "10.3.0.0/24")}))
+        after = await table.observe()
+        assert after[key("b")].allowed_ips == nets("10.2.0.0/24")
+        assert after[key("c")].allowed_ips == nets("10.3.0.0/24")
+
+    bench("peers").run(move)
+
+
+def test_a_route_through_our_link_by_anybody_is_taken_over(wireguard: Place) -> None:
+    wireguard.run("ip", "route", "add", "10.2.0.0/24", "dev", LINK, "proto", "static")
+    wanted = routes(RouteKind.TUNNEL, "10.2.0.0/24")
+
+    async def take(table: Table) -> None:
+        (found,) = (await table.observe()).values()
+        assert not found.ours
+        await brought_to(table, wanted)
+        assert await table.observe() == wanted
+
+    Bench(wireguard, real("tunnel", wireguard)).run(take)
+    assert "proto 157" in wireguard.run("ip", "route", "show", "dev", LINK)
+
+
+def test_a_foreign_route_in_the_way_is_named_and_the_others_are_written(wireguard: Place) -> None:
+    wireguard.batch(
+        "link add eth9 type veth peer name eth8", "link set eth9 up", "link set eth8 up", "route add 10.2.0.0/24 dev eth9"
+    )
+    wanted = routes(RouteKind.TUNNEL, "10.1.0.0/24 10.2.0.0/24 10.3.0.0/24 fd00:2::/64")
+
+    async def write(table: Table) -> None:
+        with pytest.raises(KernelError, match=r"10\.2\.0\.0/24.*File exists"):
+            await brought_to(table, wanted)
+        assert set(await table.observe()) == set(wanted) - set(routes(RouteKind.TUNNEL, "10.2.0.0/24"))
+
+    Bench(wireguard, real("tunnel", wireguard)).run(write)
+    assert "eth9" in wireguard.run("ip", "route", "show", "10.2.0.0/24")
+
+
+def test_foreign_routes_and_addresses_are_neither_seen_nor_removed(wireguard: Place) -> None:
+    wireguard.batch(
+        "link add eth9 type veth peer name eth8",
+        "link set eth9 up",
+        "addr add 192.0.2.1/24 dev eth9",
+        "route add unreachable 10.9.0.0/24",
+        "route add 10.8.0.0/24 dev eth9",
+    )
+    before = wireguard.run("ip", "route") + wireguard.run("ip", "-4", "addr")
+
+    async def empty(table: Table) -> None:
+        assert await table.observe() == {}
+        await brought_to(table, {})
+
+    for kind in ("closed", "addresses", "tunnel"):
+        Bench(wireguard, real(kind, wireguard)).run(empty)
+    assert wireguard.run("ip", "route") + wireguard.run("ip", "-4", "addr") == before
+
+
+def test_without_a_link_routes_and_addresses_are_empty_and_writing_says_what_is_missing(place: Place) -> None:
+    async def write(table: Table) -> None:
+        assert await table.observe() == {}
+        with pytest.raises(MissingLink, match="link wigglenet does not exist"):
+            await table.apply(diff({}, {RouteKey(to=next(iter(nets("10.2.0.0/24"))), metric=0): Route(kind=RouteKind.TUNNEL)}))
+
+    Bench(place, real("tunnel", place)).run(write)
+
+
+def test_without_an_implementation_the_device_says_what_to_start(place: Place) -> None:
+    async def look(table: Table) -> None:
+        with pytest.raises(MissingLink, match="start a userspace implementation: wireguard-go wigglenet"):
+            await table.observe()
+
+    Bench(place, real("device", place)).run(look)
+
+
+def test_a_port_in_use_is_named(wireguard: Place) -> None:
+    import socket  # noqa: PLC0415 - only here
+
+    with wireguard.network():
+        taken = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        taken.bind(("::", 24601))
+
+    async def listen(table: Table) -> None:
+        with pytest.raises(KernelError, match="set WireGuard device wigglenet: Address already in use"):
+            await brought_to(table, {LINK: Device(public_key=PRIVATE.public, port=24601)})
+
+    try:
+        Bench(wireguard, real("device", wireguard)).run(listen)
+    finally:
+        taken.close()
+
+
+def test_the_counters_of_a_peer_are_no_difference() -> None:
+    one = peer(1, "10.2.0.0/24")
+
+    assert not diff({key("b"): one}, {key("b"): replace(one, handshake=5, received=7, sent=9)})

@@ -1,0 +1,150 @@
+"""A cluster on one machine: an API server, an underlay, nodes.  Reads like a story:
+
+    with Lab() as lab:
+        a, b = lab.add_node("a"), lab.add_node("b")
+        lab.expect_mesh()
+        with lab.no_loss():
+            a.kill()
+            a.start_agent()
+
+Everything lives in namespaces of the lab's own and is gone with it, also after a kill -9; the machine's own network is
+never touched.  Labs may run side by side.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count, permutations
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from tests.lab.api import api_server
+from tests.lab.capture import Capture
+from tests.lab.namespaces import Place
+from tests.lab.node import LabNode
+from tests.lab.pod import Pod
+from tests.lab.wait import NotSeenError, eventually
+
+API_ADDRESS = "198.51.100.1"
+RBAC = Path(__file__).parents[2] / "manifests/rbac.yaml"
+ApiKind = Literal["embedded", "kube"]
+
+
+class Lab:
+    """The control plane's place with two bridges in it - underlay and the way to the API server -, and the nodes."""
+
+    def __init__(self, *, api: ApiKind = "embedded") -> None:
+        self.nodes: dict[str, LabNode] = {}
+        self._numbers = count(11)
+        self.place = Place("control-plane")
+        try:
+            self.place.batch(
+                "link add underlay type bridge mcast_snooping 0",
+                "link set underlay up",
+                "link add mgmt type bridge mcast_snooping 0",
+                f"addr add {API_ADDRESS}/24 dev mgmt",
+                "link set mgmt up",
+            )
+            self.api = api_server(api, self.place, API_ADDRESS)
+            self.api.start()
+            self.api.admin.apply(RBAC)
+        except BaseException:
+            self.close()
+            raise
+
+    def add_node(self, name: str, *, agent: bool = True, underlay_mtu: int = 1500) -> LabNode:
+        """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for."""
+        node = LabNode(name, next(self._numbers))
+        self.nodes[name] = node
+        self._connect(node, underlay_mtu)
+        self.register(node)
+        node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
+        if agent:
+            node.start_wireguard()
+            node.start_agent()
+        return node
+
+    def _connect(self, node: LabNode, mtu: int) -> None:
+        for port, bridge, inside in ((f"u-{node.name}", "underlay", "eth0"), (f"m-{node.name}", "mgmt", "api0")):
+            self.place.batch(
+                f"link add {port} type veth peer name {inside} netns {node.place.pid}",
+                f"link set {port} master {bridge} mtu {mtu} up",
+            )
+        four, six = node.addresses
+        node.place.batch(
+            f"link set eth0 mtu {mtu} up",
+            f"addr add {four}/24 dev eth0",
+            f"addr add {six}/64 dev eth0 nodad",
+            "link set api0 up",
+            f"addr add {node.api_address}/24 dev api0",
+        )
+
+    def register(self, node: LabNode) -> None:
+        """Create the Node object and give its agent a token that is bound to it, as kubelet and control plane do."""
+        created = self.api.admin.create_node(node.name, node.pod_cidrs, [str(a) for a in node.addresses])
+        node.give_credentials(token=self.api.admin.token(created), ca_pem=self.api.ca_pem)
+
+    def remove_node(self, name: str) -> None:
+        """The machine goes, then its Node object."""
+        self.nodes.pop(name).close()
+        self.api.admin.delete_node(name)
+
+    def annotations(self, name: str) -> dict[str, str]:
+        """Of a Node object, as the API server has them."""
+        node: dict[str, Any] = self.api.admin.get(f"/api/v1/nodes/{name}")
+        return dict(node["metadata"].get("annotations") or {})
+
+    def pods(self) -> list[Pod]:
+        """A pod of each node, made where there is none."""
+        return [node.pod(f"pod-{node.name}") for node in self.nodes.values()]
+
+    def pairs(self) -> Iterator[tuple[Pod, Pod, int]]:
+        """Every pod to every other, in both families."""
+        for one, other in permutations(self.pods(), 2):
+            for version in one.addresses:
+                yield one, other, version
+
+    def expect_mesh(self, *, seconds: float = 20.0) -> None:
+        """Every pod reaches every other in both families, soon."""
+        for one, other, version in self.pairs():
+            address = other.addresses[version]
+            try:
+                eventually(lambda p=one, a=address: p.pings(a), what=f"{one.name} reaches {address}", seconds=seconds)
+            except NotSeenError as error:
+                raise NotSeenError(f"{error}\n{self.story()}") from None
+
+    @contextmanager
+    def no_loss(self, pairs: Sequence[tuple[Pod, Pod, int]] | None = None) -> Iterator[None]:
+        """Echoes every 10 ms over each pair while the block runs; none may be lost."""
+        streams = [one.stream(other.addresses[version]) for one, other, version in pairs or list(self.pairs())]
+        try:
+            yield
+        finally:
+            results = [(stream.title, *stream.stop()) for stream in streams]
+        quiet = [title for title, sent, _ in results if not sent]
+        lost = [f"{title}: {missing} of {sent}" for title, sent, missing in results if missing]
+        assert not quiet, f"nothing was sent: {quiet}"
+        assert not lost, f"lost: {', '.join(lost)}\n{self.story()}"
+
+    def capture(self) -> Capture:
+        """Everything that crosses the underlay from now on."""
+        return Capture(self.place, ports="u-")
+
+    def story(self) -> str:
+        """What every agent has said, for a failure's report."""
+        return "\n".join(f"--- {name}\n{node.log()[-4000:]}" for name, node in self.nodes.items())
+
+    def close(self) -> None:
+        """End everything; twice is fine."""
+        for node in self.nodes.values():
+            node.close()
+        self.nodes.clear()
+        if hasattr(self, "api"):
+            self.api.stop()
+        self.place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

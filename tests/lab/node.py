@@ -1,0 +1,144 @@
+"""A node: a network, mount and process namespace set with an agent and a WireGuard implementation in it.
+
+The namespaces are held by an anchor that outlives the agents, so an agent can be killed and replaced like a pod of a
+DaemonSet, and wireguard-go comes back by itself as its container would.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from tests.lab.namespaces import Place, signal_command, stop
+from tests.lab.pod import Pod
+from tests.lab.wait import eventually
+from wigglenet_operator.model.facts import IPAddress
+
+CONFLIST = "/etc/cni/net.d/10-wigglenet.conflist"
+SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
+LOG = "/run/agent.log"
+LINK = "wigglenet"
+KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
+
+
+class LabNode:
+    """One node by its number: addresses and pod networks follow from it."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.number = name, number
+        self.place = Place(name)
+        self.addresses: tuple[IPAddress, ...] = (IPv4Address(f"192.0.2.{number}"), IPv6Address(f"2001:db8::{number:x}"))
+        self.api_address = f"198.51.100.{number}"
+        self.pod_cidrs = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
+        self.pods: dict[str, Pod] = {}
+        self.environment: dict[str, str] = {"NODE_NAME": name}
+        self._agent: subprocess.Popen[str] | None = None
+        self._wireguard: subprocess.Popen[str] | None = None
+        self.path("/run/netns").mkdir()
+
+    def path(self, inside: str) -> "Any":
+        """A file of the node, from outside."""
+        return self.place.path(inside)
+
+    def give_credentials(self, *, token: str, ca_pem: str) -> None:
+        """Write the service account's files, as the kubelet does: the token is replaced in one step."""
+        directory = self.path(SERVICE_ACCOUNT)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in (("ca.crt", ca_pem), ("namespace", "kube-system"), ("token", token)):
+            (directory / f".{name}").write_text(content)
+            (directory / f".{name}").rename(directory / name)
+
+    def start_wireguard(self) -> None:
+        """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends."""
+        self._wireguard = self.place.popen("sh", "-c", KEEP_WIREGUARD, log="/run/wireguard.log")
+
+    def start_agent(self, *, pythonpath: str | None = None) -> None:
+        """Start the agent, of this installation or of the source tree in the node's directory `pythonpath`."""
+        environment = dict(self.environment)
+        if pythonpath:
+            environment["PYTHONPATH"] = pythonpath
+        command = (sys.executable, "-m", "wigglenet_operator", "run")
+        self._agent = self.place.popen(*command, log=LOG, env=environment)
+
+    def stop_agent(self) -> int:
+        """SIGTERM, as on an upgrade; the exit status."""
+        assert self._agent, f"node {self.name} has no agent"
+        agent, self._agent = self._agent, None
+        return stop(agent)
+
+    def kill(self) -> None:
+        """SIGKILL the agent."""
+        assert self._agent, f"node {self.name} has no agent"
+        signal_command(self._agent, signal.SIGKILL)
+        self._agent.wait(10)
+        self._agent = None
+
+    def agent_pid(self) -> int:
+        """The agent's process id, for a look into /proc."""
+        from tests.lab.namespaces import children  # noqa: PLC0415 - only here
+
+        assert self._agent, f"node {self.name} has no agent"
+        (pid,) = children(self._agent.pid)
+        return pid
+
+    def conflist(self) -> dict[str, Any] | None:
+        """The CNI configuration, None while there is none."""
+        path = self.path(CONFLIST)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def wait_ready(self, *, seconds: float = 30.0) -> Mapping[str, Any]:
+        """The CNI configuration as soon as the node takes pods."""
+        return eventually(self.conflist, what=f"node {self.name} has a CNI file", seconds=seconds)
+
+    def pod(self, name: str = "pod") -> Pod:
+        """The pod of that name, made if it is not there."""
+        if name not in self.pods:
+            self.pods[name] = Pod(self.place, name, self.wait_ready())
+        return self.pods[name]
+
+    def mtu(self) -> int:
+        """Of the tunnel link, in bytes."""
+        (link,) = json.loads(self.place.run("ip", "-json", "link", "show", "dev", LINK))
+        return int(link["mtu"])
+
+    def routes(self) -> set[str]:
+        """What is routed into the tunnel, the kernel's own routes left out."""
+        shown = (
+            json.loads(self.place.run("ip", "-json", family, "route", "show", "dev", LINK) or "[]") for family in ("-4", "-6")
+        )
+        return {entry["dst"] for routes in shown for entry in routes if entry.get("protocol") != "kernel"}
+
+    def wireguard(self) -> dict[str, dict[str, str]]:
+        """The device's peers as its socket tells them: fields by hexadecimal key; `allowed_ip` is the last one."""
+        import socket  # noqa: PLC0415 - only here
+
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(self.path(f"/run/wireguard/{LINK}.sock")))
+            client.sendall(b"get=1\n\n")
+            text = ""
+            while not text.endswith("\n\n"):
+                text += client.recv(65536).decode()
+        peers: dict[str, dict[str, str]] = {}
+        fields: dict[str, str] = {}
+        for name, _, value in (line.partition("=") for line in text.splitlines()):
+            if name == "public_key":
+                fields = peers[value] = {}
+            else:
+                fields[name] = value
+        return peers
+
+    def log(self) -> str:
+        """What the agents of this node have said."""
+        path = self.path(LOG)
+        return path.read_text() if path.exists() else ""
+
+    def close(self) -> None:
+        """End every process of the node and the node."""
+        self.place.close()
+        for process in (self._agent, self._wireguard):
+            if process:
+                process.wait()

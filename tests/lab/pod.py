@@ -1,0 +1,83 @@
+"""A pod: a network namespace on a node, connected by the real CNI plugins from the agent's own configuration."""
+
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from ipaddress import ip_interface
+from typing import Any
+
+from tests.lab.cni import run_list
+from tests.lab.namespaces import Place, signal_command
+from wigglenet_operator.model.facts import IPAddress
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Pod:
+    """One sandbox with its addresses, by IP version."""
+
+    def __init__(self, place: Place, name: str, conflist: Mapping[str, Any]) -> None:
+        """CNI ADD; duplicate address detection is off, or it takes 2 s (facts of the kernel, not of the plugins)."""
+        self.name, self._place, self._conflist = name, place, conflist
+        place.run("ip", "netns", "add", name)
+        self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+        self._result = run_list("ADD", conflist, place=place, sandbox=name)
+        found = [ip_interface(entry["address"]).ip for entry in self._result["ips"]]
+        self.addresses: dict[int, IPAddress] = {a.version: a for a in found}
+        assert len(self.addresses) == len(found), f"one address of each family: {found}"
+
+    def argv(self, *command: str) -> list[str]:
+        """The command line that runs `command` in this pod, from within its node."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", "--", *command]
+
+    def run(self, *command: str) -> str:
+        """The standard output of a command in this pod."""
+        return self._place.run(*self.argv(*command))
+
+    def pings(self, address: IPAddress, *, size: int | None = None, seconds: int = 1) -> bool:
+        """Whether one echo is answered in time; `size` is that of the IP packet, sent unfragmented."""
+        headers = 28 if address.version == 4 else 48
+        sized = ["-M", "do", "-s", str(size - headers)] if size else []
+        ping = self.argv("ping", "-n", "-q", "-c", "1", "-W", str(seconds), *sized, str(address))
+        return subprocess.run(self._place.argv(*ping), capture_output=True, check=False).returncode == 0
+
+    def stream(self, address: IPAddress, *, interval: float = 0.01) -> "Stream":
+        """Echo requests without a pause until it is stopped."""
+        command = self.argv("ping", "-n", "-q", "-i", str(interval), str(address))
+        return Stream(f"{self.name} -> {address}", self._place.popen(*command))
+
+    def listen(self, version: int, *, port: int = 8080) -> socket.socket:
+        """A listening TCP socket of this pod."""
+        with self._place.network(self.name):
+            return socket.create_server((str(self.addresses[version]), port), family=FAMILIES[version])
+
+    def connect(self, address: IPAddress, *, port: int = 8080, seconds: float = 5.0) -> socket.socket:
+        """A TCP connection from this pod."""
+        with self._place.network(self.name):
+            client = socket.socket(FAMILIES[address.version], socket.SOCK_STREAM)
+        client.settimeout(seconds)
+        client.connect((str(address), port))
+        return client
+
+    def delete(self) -> None:
+        """CNI DEL, and the namespace."""
+        run_list("DEL", self._conflist, place=self._place, sandbox=self.name, result=self._result)
+        self._place.run("ip", "netns", "del", self.name)
+
+
+class Stream:
+    """A running ping."""
+
+    def __init__(self, title: str, process: "subprocess.Popen[str]") -> None:
+        self.title, self._process = title, process
+
+    def stop(self) -> tuple[int, int]:
+        """End it; how many echoes were sent, and how many of them were lost."""
+        signal_command(self._process, signal.SIGINT)
+        said, _ = self._process.communicate(timeout=10)
+        match = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+        assert match, f"{self.title}: ping said {said!r}"
+        sent, received = map(int, match.groups())
+        return sent, sent - received

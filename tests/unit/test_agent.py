@@ -1,0 +1,333 @@
+"""Store, loop, turn and telling, on fakes and in virtual time."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import cluster, config, host, key, nets, node, numbered
+from tests.fakes import FakePeers, FakeTable
+from tests.virtual_time import run
+from wigglenet_operator.agent.loop import Loop
+from wigglenet_operator.agent.reconcile import Reconciler
+from wigglenet_operator.agent.store import ClusterStore
+from wigglenet_operator.agent.tell import Teller
+from wigglenet_operator.errors import ApiError
+from wigglenet_operator.model.changes import Changes
+from wigglenet_operator.model.desired import Peer
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.report import Problem, StepReport, TurnReport
+from wigglenet_operator.plan.desired import STATUS, STEPS, plan
+
+A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
+B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
+C = node("c", pods="10.3.0.0/24 fd00:3::/64", internal="192.0.2.3")
+
+
+class Bench:
+    """One agent on fakes."""
+
+    def __init__(self, *nodes: NodeFacts) -> None:
+        self.requests = 0
+        self.store = ClusterStore(self.requested)
+        self.tables: dict[str, FakeTable[Any, Any]] = {s.table: FakeTable() for s in STEPS}
+        self.tables["peers"] = FakePeers()
+        self.now = 0.0
+        self.reconciler = Reconciler(self.store, config("a"), self.tables, look=self.look, clock=lambda: (self.now, self.now))
+        for each in nodes:
+            self.store.put(each)
+        if nodes:
+            self.store.expect(n.uid for n in nodes)
+
+    def requested(self) -> None:
+        self.requests += 1
+
+    async def look(self, _: ClusterState) -> HostFacts:
+        return host("a")
+
+    def turn(self) -> TurnReport:
+        return run(self.reconciler.turn())
+
+    @property
+    def writes(self) -> int:
+        return sum(table.writes for table in self.tables.values())
+
+    @property
+    def content(self) -> dict[str, Mapping[Any, Any]]:
+        return {name: dict(table.content) for name, table in self.tables.items()}
+
+
+def test_one_turn_brings_every_table_to_the_plan() -> None:
+    bench = Bench(A, B)
+    report = bench.turn()
+    wanted = plan(cluster(A, B), config("a"), host("a")).desired
+
+    assert bench.content == {s.table: getattr(wanted, s.table) for s in STEPS}
+    assert not report.failed
+    assert (report.peers, report.mtu, report.phase) == (1, 1420, "Ready")
+
+
+def test_a_second_turn_writes_nothing() -> None:
+    bench = Bench(A, B, C)
+    bench.turn()
+    writes = bench.writes
+
+    report = bench.turn()
+
+    assert bench.writes == writes
+    assert not report.wrote
+
+
+def test_nothing_is_touched_before_every_node_of_the_census_was_seen() -> None:
+    bench = Bench()
+    bench.store.put(A)
+    bench.store.expect([A.uid, B.uid])
+
+    assert bench.turn().waiting
+    assert bench.writes == 0
+
+    bench.store.put(B)
+
+    assert bench.turn().peers == 1
+
+
+def test_without_the_own_node_everything_stays_as_it_is() -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    before, writes = bench.content, bench.writes
+    bench.store.drop(A.uid)
+
+    report = bench.turn()
+
+    assert (bench.content, bench.writes) == (before, writes)
+    assert [p.subject for p in report.problems] == ["node a"]
+    assert report.phase == "Waiting"
+
+
+def test_a_node_that_left_takes_its_peer_and_routes_along() -> None:
+    bench = Bench(A, B, C)
+    bench.turn()
+    bench.store.drop(B.uid)
+    bench.turn()
+
+    assert set(bench.tables["peers"].content) == {key("c")}
+    assert {str(k.to) for k in bench.tables["routes"].content} == {"10.3.0.0/24", "fd00:3::/64"}
+    assert "10.2.0.0/24" in {str(k.to) for k in bench.tables["closed"].content}
+
+
+def test_what_somebody_removed_is_back_after_a_turn() -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    before = bench.content
+    for table in bench.tables.values():
+        table.content.clear()
+
+    bench.turn()
+
+    assert bench.content == before
+
+
+@pytest.mark.parametrize("broken", [s.table for s in STEPS])
+def test_a_failed_step_stops_only_what_needs_it(broken: str) -> None:
+    bench = Bench(A, B)
+    bench.tables[broken].broken = "refused"
+
+    report = bench.turn()
+
+    needs = {s.table: s.needs for s in STEPS}
+    stopped = {broken}
+    for step in STEPS:
+        if stopped & set(step.needs) or (step.needs == ("*",) and stopped):
+            stopped.add(step.table)
+    assert {name for name, step in report.steps.items() if step.error} == stopped, needs
+    assert report.phase == "Degraded"
+    assert not bench.tables["cni"].content
+
+
+def test_the_next_turn_repairs_what_failed() -> None:
+    bench = Bench(A, B)
+    bench.tables["link"].broken = "refused"
+    bench.turn()
+    bench.tables["link"].broken = ""
+
+    assert not bench.turn().failed
+    assert bench.tables["cni"].content
+
+
+EVENTS = st.lists(st.tuples(st.sampled_from(["put", "drop", "other"]), st.integers(0, 5)), max_size=20)
+
+
+@given(EVENTS)
+def test_any_events_followed_by_a_listing_give_the_same_plan(events: list[tuple[str, int]]) -> None:
+    nodes = [A, *(numbered(i) for i in range(1, 5))]
+    store = ClusterStore(lambda: None)
+    for what, number in events:
+        subject = numbered(number)
+        match what:
+            case "put":
+                store.put(subject)
+            case "other":
+                store.put(replace(subject, pod_cidrs=nets("10.99.0.0/24")))
+            case _:
+                store.drop(subject.uid)
+    for each in nodes:
+        store.put(each)
+    for number in (0, 5):
+        store.drop(NodeUID(f"uid-n{number}"))
+    store.expect(n.uid for n in nodes)
+
+    snapshot = store.snapshot()
+    assert snapshot
+    assert plan(snapshot, config("a"), host("a")) == plan(cluster(*nodes), config("a"), host("a"))
+
+
+def test_a_fact_that_is_known_asks_for_nothing() -> None:
+    bench = Bench(A)
+    before = bench.requests
+    bench.store.put(replace(A))
+    bench.store.drop(NodeUID("unknown"))
+
+    assert bench.requests == before
+
+
+def test_a_node_that_goes_before_it_was_seen_does_not_keep_the_store_waiting() -> None:
+    store = ClusterStore(lambda: None)
+    store.expect([B.uid])
+    store.drop(B.uid)
+
+    assert store.complete
+
+
+def loop_times(*, results: list[bool], until: float, requests: tuple[float, ...] = ()) -> list[float]:
+    """When turns started, in virtual seconds."""
+    times: list[float] = []
+
+    async def turn() -> bool:
+        times.append(round(asyncio.get_running_loop().time(), 3))
+        return results.pop(0) if results else True
+
+    async def main() -> None:
+        loop = Loop(turn)
+        for when in requests:
+            asyncio.get_running_loop().call_at(when, loop.request)
+        task = asyncio.create_task(loop.run())
+        await asyncio.sleep(until)
+        task.cancel()
+
+    run(main())
+    return times
+
+
+def test_without_requests_there_is_a_turn_every_ten_seconds() -> None:
+    assert loop_times(results=[], until=25) == [0, 10, 20]
+
+
+def test_a_burst_of_requests_is_one_turn_soon() -> None:
+    assert loop_times(results=[], until=9, requests=(0.01, 0.02, 0.05, 0.09)) == [0, 0.1]
+
+
+def test_a_request_in_a_quiet_time_is_served_at_once() -> None:
+    assert loop_times(results=[], until=9, requests=(5.0,)) == [0, 5]
+
+
+def test_failures_are_tried_again_ever_more_slowly_and_for_ever() -> None:
+    assert loop_times(results=[False] * 9, until=40) == [0, 0.1, 0.3, 0.8, 1.8, 3.8, 8.8, 18.8, 28.8, 38.8]
+
+
+class Server:
+    """The own Node's annotations."""
+
+    def __init__(self) -> None:
+        self.annotations: dict[str, str] = {}
+        self.writes = 0
+        self.broken = False
+        self.now = 0.0
+        self.teller = Teller(version="1", published=lambda: self.annotations, write=self.write, clock=lambda: self.now)
+
+    async def write(self, annotations: Mapping[str, str]) -> None:
+        if self.broken:
+            raise ApiError("away")
+        self.writes += 1
+        self.annotations |= annotations
+
+    def tell(self, report: TurnReport) -> None:
+        run(self.teller.tell(report, seconds=0.01))
+
+
+def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnReport:
+    return TurnReport(
+        steps={"link": StepReport(error=error)},
+        problems=frozenset(Problem(subject=f"node n{i}", text="bad") for i in range(problems)),
+        mtu=1420,
+        peers=2,
+        handshaken=handshaken,
+    )
+
+
+def test_the_status_is_compact_json_with_at_most_five_problems() -> None:
+    server = Server()
+    server.tell(report(handshaken=1, problems=7, error="refused"))
+
+    assert json.loads(server.annotations[STATUS]) == {
+        "phase": "Degraded",
+        "version": "1",
+        "wireguard": "userspace",
+        "mtu": 1420,
+        "peers": 2,
+        "handshaken": 1,
+        "problems": ["link: refused", *(f"node n{i}: bad" for i in range(4))],
+    }
+    assert " " not in server.annotations[STATUS].replace("link: refused", "").replace(": bad", "").replace("node n", "")
+
+
+def test_the_status_is_written_on_change_only_and_at_most_once_a_minute() -> None:
+    server = Server()
+    server.tell(report())
+    server.tell(report())
+    server.tell(report(handshaken=2))
+    assert server.writes == 1
+
+    server.now = 60.0
+    server.tell(report(handshaken=2))
+    server.tell(report(handshaken=2))
+    assert server.writes == 2
+
+
+def test_a_status_that_could_not_be_written_is_tried_again() -> None:
+    server = Server()
+    server.broken = True
+    server.tell(report())
+    server.broken = False
+    server.tell(report())
+
+    assert server.writes == 1
+
+
+def test_a_problem_is_logged_when_it_comes_and_when_it_goes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    server = Server()
+    for each in (report(problems=1), report(problems=1), report()):
+        server.tell(each)
+
+    assert caplog.messages == ["problem: node n0: bad", "solved: node n0: bad"]
+
+
+def test_a_turn_without_changes_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    Server().tell(report())
+
+    assert caplog.messages == []
+
+
+def test_the_fake_peers_route_an_address_to_one_peer_only() -> None:
+    peers = FakePeers()
+    one = Peer(endpoint=None, allowed_ips=nets("10.0.0.0/8"))
+    run(peers.apply(Changes(add={key("b"): one}, change={}, remove={})))
+    run(peers.apply(Changes(add={key("c"): one}, change={}, remove={})))
+
+    assert not peers.content[key("b")].allowed_ips

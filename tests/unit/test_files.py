@@ -1,0 +1,139 @@
+"""Files of the node: the key is never lost, the CNI file never half there, kernel settings in the right order."""
+
+import asyncio
+import base64
+from pathlib import Path
+
+import pytest
+
+from wigglenet_operator.errors import ConfigError, KernelError
+from wigglenet_operator.kernel.cni_file import CniFileTable
+from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
+from wigglenet_operator.kernel.sysctls import FORWARDING, SysctlTable
+from wigglenet_operator.model.changes import diff
+
+
+def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "new/private.key"
+    key = load_or_create(path)
+
+    assert load_or_create(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text().strip()) == 44
+    assert [p.name for p in path.parent.iterdir()] == ["private.key"]
+
+
+def test_the_public_key_is_the_one_of_rfc_7748() -> None:
+    alice = PrivateKey(bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"))
+
+    assert base64.b64decode(alice.public).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"AAAA", b"\xff\xfe"])
+def test_a_file_without_a_key_is_set_aside_and_not_lost(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "private.key"
+    path.write_bytes(content)
+    load_or_create(path)
+    path.write_bytes(content)
+    load_or_create(path)
+
+    assert (tmp_path / "private.key.corrupt-1").read_bytes() == content
+    assert (tmp_path / "private.key.corrupt-2").read_bytes() == content
+
+
+def test_a_key_that_others_can_read_is_tightened(tmp_path: Path) -> None:
+    path = tmp_path / "private.key"
+    key = load_or_create(path)
+    path.chmod(0o644)
+
+    assert load_or_create(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_path_that_cannot_be_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="make it a file in a directory that root may write"):
+        load_or_create(tmp_path / "file/private.key")
+
+
+def test_a_key_shows_in_no_repr(tmp_path: Path) -> None:
+    key = load_or_create(tmp_path / "private.key")
+
+    assert key.raw.hex() not in repr(key)
+    assert base64.b64encode(key.raw).decode() not in repr(key)
+
+
+def cni(path: Path, text: str | None) -> None:
+    async def bring() -> None:
+        table = CniFileTable(path)
+        desired = {} if text is None else {str(path): text}
+        await table.apply(diff(await table.observe(), desired))
+        assert await table.observe() == desired
+
+    asyncio.run(bring())
+
+
+def test_the_cni_file_is_replaced_and_removed_and_its_neighbours_stay(tmp_path: Path) -> None:
+    path = tmp_path / "net.d/10-wigglenet.conflist"
+    cni(path, "one")
+    (path.parent / "99-loopback.conf").write_text("theirs")
+    cni(path, "two")
+    cni(path, None)
+
+    assert [p.name for p in path.parent.iterdir()] == ["99-loopback.conf"]
+
+
+def test_a_cni_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.d").write_text("a file")
+
+    with pytest.raises(KernelError, match="net.d"):
+        cni(tmp_path / "net.d/10-wigglenet.conflist", "one")
+
+
+def test_a_cni_file_of_an_earlier_boot_is_removed_once(tmp_path: Path) -> None:
+    path, marker = tmp_path / "10-wigglenet.conflist", tmp_path / "run/boot"
+    path.write_text("old")
+    assert CniFileTable(path).forget_last_boot(marker)
+    assert not path.exists()
+
+    path.write_text("of this boot")
+    assert not CniFileTable(path).forget_last_boot(marker)
+    assert path.exists()
+
+
+def proc(tmp_path: Path, *, accept_ra: str, advertised: bool) -> Path:
+    settings = {FORWARDING: "0", "net/ipv4/ip_forward": "0", "net/ipv6/conf/eth0/accept_ra": accept_ra}
+    for name, value in settings.items():
+        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys" / name).write_text(f"{value}\n")
+    flags = "00450003" if advertised else "00000003"  # linux/ipv6_route.h: RTF_DEFAULT, RTF_ADDRCONF, RTF_GATEWAY, RTF_UP
+    default = f"{'0' * 32} 00 {'0' * 32} 00 {'fe80' + '0' * 28} 00000400 00000001 00000000 {flags} eth0\n"
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/ipv6_route").write_text(default)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("accept_ra", "advertised", "after"), [("1", True, "2"), ("1", False, "1"), ("0", True, "0"), ("2", True, "2")]
+)
+def test_an_advertised_default_route_survives_forwarding(tmp_path: Path, accept_ra: str, advertised: bool, after: str) -> None:  # noqa: FBT001 - a table
+    root = proc(tmp_path, accept_ra=accept_ra, advertised=advertised)
+
+    async def forward() -> None:
+        table = SysctlTable([FORWARDING, "net/ipv4/ip_forward"], proc=root)
+        await table.apply(diff(await table.observe(), {FORWARDING: "1", "net/ipv4/ip_forward": "1"}))
+        assert await table.observe() == {FORWARDING: "1", "net/ipv4/ip_forward": "1"}
+
+    asyncio.run(forward())
+    assert (root / "sys/net/ipv6/conf/eth0/accept_ra").read_text().strip() == after
+
+
+def test_a_setting_of_a_missing_link_is_not_there_and_names_itself_when_written(tmp_path: Path) -> None:
+    async def write() -> None:
+        table = SysctlTable(["net/ipv4/conf/wigglenet/rp_filter"], proc=tmp_path)
+        assert await table.observe() == {}
+        with pytest.raises(KernelError, match="set net/ipv4/conf/wigglenet/rp_filter to 2: No such file"):
+            await table.apply(diff({}, {"net/ipv4/conf/wigglenet/rp_filter": "2"}))
+
+    asyncio.run(write())

@@ -1,0 +1,290 @@
+"""The plan by cases that an administrator knows."""
+
+import json
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from tests.builders import cluster, config, host, ips, key, nets, node
+from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
+from wigglenet_operator.model.facts import HostFacts, NodeFacts
+from wigglenet_operator.plan.desired import STEPS, plan
+from wigglenet_operator.plan.pod_networks import collapsed
+from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
+from wigglenet_operator.plan.tunnel import Sighting, settle_endpoints
+
+A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1 2001:db8::1")
+B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2 2001:db8::2")
+C = node("c", pods="10.3.0.0/24 fd00:3::/64", internal="192.0.2.3 2001:db8::3", created="2026-01-02T00:00:00Z")
+
+
+def desired(*nodes: NodeFacts, mtu: int | None = None, facts: HostFacts | None = None) -> DesiredState:
+    state = plan(cluster(*nodes), config("a", mtu=mtu), facts or host("a")).desired
+    assert state
+    return state
+
+
+def told(*nodes: NodeFacts) -> list[str]:
+    return [str(p) for p in sorted(plan(cluster(*nodes), config("a"), host("a")).problems)]
+
+
+def tunnel_routes(state: DesiredState) -> set[str]:
+    return {str(k.to) for k in state.routes}
+
+
+def test_three_nodes_make_two_peers_with_their_networks_and_addresses() -> None:
+    state = desired(A, B, C)
+
+    assert set(state.peers) == {key("b"), key("c")}
+    assert state.peers[key("b")].allowed_ips == nets("10.2.0.0/24 fd00:2::/64 192.0.2.2/32 2001:db8::2/128")
+    assert str(state.peers[key("b")].endpoint) == "192.0.2.2:24601"
+    assert tunnel_routes(state) == {"10.2.0.0/24", "fd00:2::/64", "10.3.0.0/24", "fd00:3::/64"}
+
+
+def test_every_pod_network_own_ones_too_is_closed_behind_the_tunnel() -> None:
+    state = desired(A, B)
+
+    assert {str(k.to) for k in state.closed} == {"10.1.0.0/24", "fd00:1::/64", "10.2.0.0/24", "fd00:2::/64"}
+    assert {k.metric for k in state.closed} == {0xFFFFFFFF}
+
+
+def test_the_link_has_the_pods_gateways() -> None:
+    assert set(desired(A).addresses) == {ip_interface("10.1.0.1/32"), ip_interface("fd00:1::1/128")}
+
+
+def test_the_identity_is_announced_ipv6_first() -> None:
+    assert desired(A).annotations == {
+        "wigglenet/public-key": key("a"),
+        "wigglenet/node-ips": "[]",
+        "wigglenet/pod-cidrs": '["fd00:1::/64","10.1.0.0/24"]',
+    }
+
+
+def test_a_node_without_a_key_gets_no_peer_and_no_route() -> None:
+    state = desired(A, replace(B, public_key=None, pod_cidrs=frozenset()))
+
+    assert not state.peers
+    assert not state.routes
+
+
+def test_a_node_without_pod_networks_is_a_peer_with_its_addresses() -> None:
+    state = desired(A, replace(B, spec_pod_cidrs=frozenset(), pod_cidrs=frozenset()))
+
+    assert state.peers[key("b")].allowed_ips == nets("192.0.2.2/32 2001:db8::2/128")
+
+
+def test_a_node_without_an_address_is_named() -> None:
+    assert told(A, replace(B, internal_ips=()))[0].startswith("node b: it has a key but no usable address")
+
+
+def test_without_annotated_node_ips_the_status_is_enough() -> None:
+    assert desired(A, B).peers[key("b")].endpoint == Endpoint(address=ip_address("192.0.2.2"), port=24601)
+
+
+@pytest.mark.parametrize(
+    ("internal", "external", "node_ips", "chosen"),
+    [
+        ("192.0.2.2", "198.18.0.2", "", "192.0.2.2"),
+        ("", "198.18.0.2", "192.0.2.9", "198.18.0.2"),
+        ("", "", "192.0.2.9", "192.0.2.9"),
+        ("2001:db8::2 192.0.2.2", "", "", "2001:db8::2"),
+        ("fe80::2 192.0.2.2", "", "", "192.0.2.2"),
+    ],
+)
+def test_the_endpoint_is_the_first_of_the_best_rank(internal: str, external: str, node_ips: str, chosen: str) -> None:
+    other = replace(B, internal_ips=ips(internal), external_ips=ips(external), node_ips=ips(node_ips))
+
+    endpoint = desired(A, other).peers[key("b")].endpoint
+    assert endpoint
+    assert str(endpoint.address) == chosen
+
+
+def test_within_a_rank_a_family_that_this_node_has_comes_first() -> None:
+    only_six = replace(A, internal_ips=ips("2001:db8::1"))
+
+    endpoint = desired(only_six, B).peers[key("b")].endpoint
+    assert endpoint
+    assert str(endpoint.address) == "2001:db8::2"
+
+
+def test_a_younger_node_does_not_get_what_an_older_one_has() -> None:
+    thief = replace(C, spec_pod_cidrs=frozenset(), pod_cidrs=nets("10.2.0.0/25 fd00:3::/64"))
+    state = desired(A, B, thief)
+
+    assert state.peers[key("b")].allowed_ips >= nets("10.2.0.0/24")
+    assert not state.peers[key("c")].allowed_ips & nets("10.2.0.0/25")
+    assert told(A, B, thief) == [
+        "node c: 10.2.0.0/25 of wigglenet/pod-cidrs is not used: it overlaps what node b has by spec.podCIDRs"
+    ]
+
+
+def test_an_older_annotation_loses_to_the_control_plane() -> None:
+    liar = node("0", pods="10.2.0.0/24", spec="", internal="192.0.2.9", created="2025-01-01T00:00:00Z")
+
+    assert desired(A, B, liar).peers[key("b")].allowed_ips >= nets("10.2.0.0/24")
+
+
+def test_a_network_over_an_endpoint_is_refused() -> None:
+    covering = node("c", pods="192.0.2.0/24", spec="", internal="198.18.0.3")
+
+    assert tunnel_routes(desired(A, B, covering)) == {"10.2.0.0/24", "fd00:2::/64"}
+
+
+def test_a_network_that_holds_the_api_server_is_refused() -> None:
+    covering = node("c", pods="198.51.100.0/24", internal="198.18.0.3")
+
+    assert "it holds the API server's address 198.51.100.1" in told(A, covering)[0]
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "169.254.0.0/16", "ff00::/8", "127.0.0.0/8"])
+def test_what_nobody_can_have_is_refused(network: str) -> None:
+    assert len(told(A, node("c", pods=network, spec="", internal="198.18.0.3"))) == 1
+
+
+def test_of_two_nodes_with_one_key_the_older_is_the_peer_and_the_other_is_named() -> None:
+    twin = replace(C, public_key=key("b"))
+
+    assert desired(A, B, twin).peers[key("b")].allowed_ips >= nets("10.2.0.0/24")
+    assert told(A, B, twin)[0].startswith("node c: its public key is that of node b")
+
+
+def test_a_node_with_our_key_is_no_peer() -> None:
+    assert not desired(A, replace(B, public_key=key("a"))).peers
+
+
+def test_the_predecessor_of_our_own_node_is_no_peer() -> None:
+    assert not desired(
+        A, replace(A, uid=type(A.uid)("older"), created="2025-01-01T00:00:00Z", spec_pod_cidrs=frozenset())
+    ).peers
+
+
+def test_without_pod_networks_there_is_no_cni_file_and_the_reason_is_told() -> None:
+    bare = replace(A, spec_pod_cidrs=frozenset(), pod_cidrs=frozenset())
+
+    assert desired(bare, B).cni == {}
+    assert desired(bare, B).peers
+    assert "waits until the control plane sets spec.podCIDRs" in told(bare, B)[0]
+
+
+def test_two_networks_of_a_family_are_one_range_set() -> None:
+    (text,) = desired(replace(A, spec_pod_cidrs=nets("10.1.0.0/24 10.9.0.0/24 fd00:1::/64"))).cni.values()
+
+    assert json.loads(text)["plugins"][0]["ipam"]["ranges"] == [
+        [{"subnet": "10.1.0.0/24"}, {"subnet": "10.9.0.0/24"}],
+        [{"subnet": "fd00:1::/64"}],
+    ]
+
+
+def test_a_single_stack_node_has_no_default_route_of_the_other_family() -> None:
+    (text,) = desired(replace(A, spec_pod_cidrs=nets("10.1.0.0/24"))).cni.values()
+
+    assert json.loads(text)["plugins"][0]["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}]
+
+
+@pytest.mark.parametrize(
+    ("paths", "default", "fixed", "expected"),
+    [
+        ({}, 1500, None, 1420),
+        ({"192.0.2.2": 9000}, 1500, None, 8920),
+        ({"192.0.2.2": 9000, "192.0.2.3": 1450}, 1500, None, 1370),
+        ({"192.0.2.2": 1300}, 1500, None, 1280),
+        ({"192.0.2.2": 1500}, 1500, 1400, 1400),
+        ({}, None, None, 1280),
+    ],
+)
+def test_the_mtu_is_what_fits_through_every_path(
+    paths: dict[str, int], default: int | None, fixed: int | None, expected: int
+) -> None:
+    mtus = {ip_address(a): m for a, m in paths.items()}
+    facts = HostFacts(public_key=key("a"), path_mtus=mtus, default_mtu=default)
+
+    assert desired(A, B, C, mtu=fixed, facts=facts).link["wigglenet"].mtu == expected
+
+
+def test_networks_that_do_not_make_a_whole_stay_apart() -> None:
+    apart = nets("10.244.0.192/26 10.244.1.0/26 10.244.5.0/26")
+
+    assert set(collapsed(apart)) == apart
+
+
+def test_three_hundred_nodes_are_all_routed() -> None:
+    nodes = [
+        node(f"n{i}", pods=f"10.{i // 256}.{i % 256}.0/24", internal=f"192.0.{i // 250}.{i % 250 + 1}") for i in range(1, 300)
+    ]
+    own = node("a", pods="10.200.0.0/24", internal="198.18.0.1")
+
+    assert len(desired(own, *nodes).routes) == 299
+
+
+def test_each_step_needs_only_steps_before_it() -> None:
+    for position, step in enumerate(STEPS):
+        assert {n for n in step.needs if n != "*"} <= {s.table for s in STEPS[:position]}
+
+
+def test_every_table_has_one_step() -> None:
+    assert sorted(s.table for s in STEPS) == sorted(DesiredState.__dataclass_fields__)
+
+
+CLOSED = Route(kind=RouteKind.CLOSED)
+GONE = RouteKey(to=ip_network("10.9.0.0/24"), metric=0xFFFFFFFF)
+
+
+def test_a_closed_route_stays_ten_minutes_after_its_claim() -> None:
+    kept, orphans = keep_closed({}, {GONE: CLOSED}, {}, now=100.0)
+    still, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=99.0 + LINGER_SECONDS)
+    gone, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=100.0 + LINGER_SECONDS)
+
+    assert kept == still == {GONE: CLOSED}
+    assert gone == {}
+
+
+@pytest.mark.parametrize("network", ["10.9.0.0/25", "10.8.0.0/15"])
+def test_a_closed_route_goes_at_once_when_somebody_claims_an_overlapping_network(network: str) -> None:
+    claimed = plan_closed_routes(nets(network))
+
+    assert keep_closed(claimed, {GONE: CLOSED}, {}, now=100.0)[0] == claimed
+
+
+def peer_at(text: str, **counters: int) -> Peer:
+    return Peer(endpoint=Endpoint(address=ip_address(text), port=24601), allowed_ips=nets("10.2.0.0/24"), **counters)
+
+
+def settled(have: Peer | None, before: Sighting | None, *, now: float = 1000.0) -> str:
+    actual = {} if have is None else {key("b"): have}
+    seen = {} if before is None else {key("b"): before}
+    peers, _ = settle_endpoints({key("b"): peer_at("192.0.2.2")}, actual, seen, now=now, unix_now=now)
+    return str(peers[key("b")].endpoint)
+
+
+ANNOUNCED = peer_at("192.0.2.2").endpoint
+
+
+def test_a_new_peer_gets_the_announced_endpoint() -> None:
+    assert settled(None, None) == "192.0.2.2:24601"
+
+
+def test_a_roaming_peer_keeps_the_observed_endpoint() -> None:
+    assert settled(peer_at("198.18.0.7"), None) == "198.18.0.7:24601"
+
+
+def test_a_new_announcement_wins_over_the_observed_endpoint() -> None:
+    before = Sighting(announced=peer_at("192.0.2.77").endpoint, received=0, sent=0, since=0)
+
+    assert settled(peer_at("198.18.0.7"), before) == "192.0.2.2:24601"
+
+
+@pytest.mark.parametrize(
+    ("counters", "since", "chosen"),
+    [
+        ({"sent": 10, "received": 5, "handshake": 100}, 900.0, "192.0.2.2"),  # silent for long: dark
+        ({"sent": 10, "received": 5, "handshake": 100}, 990.0, "198.18.0.7"),  # not for long enough
+        ({"sent": 10, "received": 6, "handshake": 100}, 900.0, "198.18.0.7"),  # heard of
+        ({"sent": 1, "received": 5, "handshake": 100}, 900.0, "198.18.0.7"),  # nothing was sent
+        ({"sent": 10, "received": 5, "handshake": 900}, 900.0, "198.18.0.7"),  # a handshake lately
+    ],
+)
+def test_a_dark_peer_gets_the_announced_endpoint_again(counters: dict[str, int], since: float, chosen: str) -> None:
+    before = Sighting(announced=ANNOUNCED, received=5, sent=1, since=since)
+
+    assert settled(peer_at("198.18.0.7", **counters), before) == f"{chosen}:24601"
