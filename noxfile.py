@@ -9,83 +9,82 @@ import sys
 from pathlib import Path
 
 import nox
+import virtualenv
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tests.lab.preflight import preflight
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["lint", "types", "unit", "contract", "lab"]
+nox.options.default_venv_backend = "none"  # all sessions share one environment: they need the same, and it is large
 HERE = Path(__file__).parent
 LOCK = HERE / "requirements.lock"
-SHARED = {"venv_location": ".nox/shared", "reuse_venv": True}
+ENVIRONMENT = HERE / ".nox/shared"
 
 
-def install(session: nox.Session) -> None:
-    """Install the lock and this checkout, unless that was done already."""
-    stamp = HERE / ".nox/shared/lock.sha256"
-    state = hashlib.sha256(LOCK.read_bytes() + (HERE / "pyproject.toml").read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == state:
-        return
-    session.install("--quiet", "--require-hashes", "-r", str(LOCK))
-    session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
-    stamp.write_text(state)
+def run(session: nox.Session, *command: str) -> None:
+    """Run a command of the shared environment, which is made, or made anew if the lock has changed, first."""
+    state = hashlib.sha256(LOCK.read_bytes() + (HERE / "pyproject.toml").read_bytes() + str(HERE).encode()).hexdigest()
+    stamp = ENVIRONMENT / "lock.sha256"
+    programs = ENVIRONMENT / "bin"
+    if not stamp.exists() or stamp.read_text() != state:
+        print(f"installing {LOCK.name} into {ENVIRONMENT.relative_to(HERE)}", flush=True)
+        virtualenv.cli_run(["--clear", "--quiet", str(ENVIRONMENT)])
+        pip = (str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check")
+        session.run(*pip, "--require-hashes", "-r", str(LOCK), external=True, silent=True)
+        session.run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", external=True, silent=True)
+        stamp.write_text(state)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path})
 
 
-def prepare(session: nox.Session, *, packages: tuple[str, ...] = ()) -> list[str]:
+def prepare(session: nox.Session) -> list[str]:
     """Check the machine, install what is missing, and give the arguments that are not for the preflight."""
     arguments = [argument for argument in session.posargs if argument != "--no-apt"]
     if os.geteuid() != 0:
         session.skip("NOT RUN: namespaces need root; run `sudo pipx run nox` for contract and lab")
+    packages = ("etcd-server",) if {"kube", "both"} & {word for a in arguments for word in a.split("=")} else ()
     problem = preflight(packages=packages, apt="--no-apt" not in session.posargs)
     if problem:
         session.error(problem)
-    install(session)
     return arguments
 
 
-def kube_packages(arguments: list[str]) -> tuple[str, ...]:
-    """The Debian packages that the real API server needs, if it is asked for."""
-    return ("etcd-server",) if {"kube", "both"} & set(arguments) else ()
-
-
-@nox.session(**SHARED)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Lint, formatting, layers."""
-    install(session)
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-logo", silent=True)
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "lint-imports", "--no-logo")
 
 
-@nox.session(**SHARED)
+@nox.session
 def types(session: nox.Session) -> None:
     """Check types, of the tests too."""
-    install(session)
-    session.run("mypy")
+    run(session, "mypy")
 
 
-@nox.session(**SHARED)
+@nox.session
 def unit(session: nox.Session) -> None:
     """Run planners, laws, golden files and the agent on fakes: needs nothing."""
-    install(session)
-    session.run("pytest", "tests/unit", *session.posargs)
+    run(session, "pytest", "tests/unit", *session.posargs)
 
 
-@nox.session(**SHARED)
+@nox.session
 def contract(session: nox.Session) -> None:
     """Run one suite on the fakes and on the real kernel, wireguard-go and API servers (--api kube): root."""
-    arguments = prepare(session, packages=kube_packages(session.posargs))
-    session.run("pytest", "tests/contract", *arguments)
+    arguments = prepare(session)
+    run(session, "pytest", "tests/contract", *arguments)
 
 
-@nox.session(**SHARED)
+@nox.session
 def lab(session: nox.Session) -> None:
     """Run several nodes as namespaces with real agents and packets (--api kube): root."""
-    arguments = prepare(session, packages=kube_packages(session.posargs))
-    session.run("pytest", "tests/lab", *arguments)
+    arguments = prepare(session)
+    run(session, "pytest", "tests/lab", *arguments)
 
 
-@nox.session(default=False, **SHARED)
+@nox.session(default=False)
 def quick(session: nox.Session) -> None:
     """Go round the one-minute loop: lint, types, unit."""
     lint(session)
@@ -93,28 +92,27 @@ def quick(session: nox.Session) -> None:
     unit(session)
 
 
-@nox.session(default=False, **SHARED)
+@nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Show the mesh: three nodes, pods, the ping matrix (--keep, --api kube|embedded, --no-apt): root."""
-    arguments = prepare(session, packages=kube_packages(session.posargs))
-    session.run("python", "-m", "tests.lab.demo", *arguments)
-
-
-@nox.session(default=False, **SHARED)
-def bench(session: nox.Session) -> None:
-    """Print figures beside their floors: root."""
     arguments = prepare(session)
-    session.run("python", "-m", "tests.bench", *arguments)
-
-
-@nox.session(default=False, **SHARED)
-def golden(session: nox.Session) -> None:
-    """Write the golden files anew; read the difference before committing it."""
-    install(session)
-    session.run("pytest", "tests/unit", "--update-golden", "-k", "golden")
+    run(session, "python", "-m", "tests.lab.demo", *arguments)
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Print figures beside their floors: root."""
+    arguments = prepare(session)
+    run(session, "python", "-m", "tests.bench", *arguments)
+
+
+@nox.session(default=False)
+def golden(session: nox.Session) -> None:
+    """Write the golden files anew; read the difference before committing it."""
+    run(session, "pytest", "tests/unit", "--update-golden", "-k", "golden")
+
+
+@nox.session(default=False, venv_backend="virtualenv")
 def lock(session: nox.Session) -> None:
     """Pin every dependency by hash, without a word of where it comes from."""
     session.install("uv")

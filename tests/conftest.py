@@ -19,6 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that name the fixture `api_kind` run on each API server that was chosen."""
+    if "api_kind" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--api")
+        metafunc.parametrize("api_kind", ["embedded", "kube"] if chosen == "both" else [chosen], scope="module")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--api")
     left_out = [item for item in items if item.get_closest_marker("kube") and chosen == "embedded"]

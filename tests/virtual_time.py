@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Jumping(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # an alias of the platform's best
+class _Jumping(selectors.DefaultSelector):
     """Never sleeps; tells its loop how long it would have."""
 
     now = 0.0

@@ -25,6 +25,10 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+NO_SIGNALS = "kopf._core.reactor.running"
+"""Warns that it does not handle signals in its thread: the agent does."""
+
+
 def setup(stream: IO[str] = sys.stderr) -> None:
     """Send everything from INFO on to `stream`; ours from DEBUG on would tell of each turn that did nothing."""
     handler = logging.StreamHandler(stream)
@@ -35,3 +39,4 @@ def setup(stream: IO[str] = sys.stderr) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(NO_SIGNALS).setLevel(logging.ERROR)

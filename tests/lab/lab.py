@@ -13,6 +13,7 @@ never touched.  Labs may run side by side.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, permutations
 from pathlib import Path
 from types import TracebackType
@@ -107,9 +108,9 @@ class Lab:
     def expect_mesh(self, *, seconds: float = 20.0) -> None:
         """Every pod reaches every other in both families, soon."""
         for one, other, version in self.pairs():
-            address = other.addresses[version]
+            reached = partial(one.pings, other.addresses[version], seconds=0.2)
             try:
-                eventually(lambda p=one, a=address: p.pings(a), what=f"{one.name} reaches {address}", seconds=seconds)
+                eventually(reached, what=f"{one.name} reaches {other.addresses[version]}", seconds=seconds)
             except NotSeenError as error:
                 raise NotSeenError(f"{error}\n{self.story()}") from None
 

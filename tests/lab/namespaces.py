@@ -33,13 +33,15 @@ class Place:
             ["setpriv", "--pdeathsig", "KILL", "--", *unshare, sys.executable, "-I", anchor, *private],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
         assert self._holder.stdout is not None
         first = self._holder.stdout.readline().strip()
         if not first:
-            raise CommandError(f"no namespaces for {name}: unshare ended with {self._holder.wait()}; this needs root")
+            _, said = self._holder.communicate()
+            raise CommandError(f"no namespaces for {name}; this needs root: {said.strip()}")
         self.pid = int(first)
         self.run("ip", "link", "set", "lo", "up")
 
@@ -81,8 +83,11 @@ class Place:
         return done.stdout
 
     def batch(self, *lines: str) -> None:
-        """Run `ip` commands in one process."""
-        self.run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
+        """Run `ip` commands in one process, which sees the machine's process ids, so that `netns PID` can be said."""
+        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "ip", "-batch", "-"]
+        done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CommandError(f"{self.name}: {'; '.join(lines)}: {done.stderr.strip()}")
 
     def network(self, netns: str | None = None) -> "contextlib.AbstractContextManager[None]":
         """Within the block, this thread's new sockets are of this place (or of its named namespace `netns`)."""
@@ -93,9 +98,7 @@ class Place:
         """End every process of the place and the place with it; twice is fine."""
         if self._holder.poll() is None:
             os.kill(self.pid, signal.SIGKILL)  # the anchor; unshare reaps it and ends, the kernel ends the rest
-        self._holder.wait()
-        if self._holder.stdout:
-            self._holder.stdout.close()
+        self._holder.communicate()
 
 
 @contextlib.contextmanager

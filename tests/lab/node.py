@@ -6,15 +6,17 @@ DaemonSet, and wireguard-go comes back by itself as its container would.
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
-from tests.lab.namespaces import Place, signal_command, stop
+from tests.lab.namespaces import Place, children, signal_command, stop
 from tests.lab.pod import Pod
-from tests.lab.wait import eventually
+from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress
 
 CONFLIST = "/etc/cni/net.d/10-wigglenet.conflist"
@@ -39,7 +41,7 @@ class LabNode:
         self._wireguard: subprocess.Popen[str] | None = None
         self.path("/run/netns").mkdir()
 
-    def path(self, inside: str) -> "Any":
+    def path(self, inside: str) -> Path:
         """A file of the node, from outside."""
         return self.place.path(inside)
 
@@ -78,8 +80,6 @@ class LabNode:
 
     def agent_pid(self) -> int:
         """The agent's process id, for a look into /proc."""
-        from tests.lab.namespaces import children  # noqa: PLC0415 - only here
-
         assert self._agent, f"node {self.name} has no agent"
         (pid,) = children(self._agent.pid)
         return pid
@@ -91,12 +91,21 @@ class LabNode:
 
     def wait_ready(self, *, seconds: float = 30.0) -> Mapping[str, Any]:
         """The CNI configuration as soon as the node takes pods."""
-        return eventually(self.conflist, what=f"node {self.name} has a CNI file", seconds=seconds)
+        try:
+            eventually(lambda: self.conflist() or self._ended(), what=f"node {self.name} has a CNI file", seconds=seconds)
+        except NotSeenError as error:
+            raise NotSeenError(f"{error}; its agent says:\n{self.log()}") from None
+        found = self.conflist()
+        assert found, f"the agent of {self.name} has ended:\n{self.log()}"
+        return found
 
-    def pod(self, name: str = "pod") -> Pod:
-        """The pod of that name, made if it is not there."""
+    def _ended(self) -> bool:
+        return self._agent is not None and self._agent.poll() is not None
+
+    def pod(self, name: str = "pod", *, conflist: Mapping[str, Any] | None = None) -> Pod:
+        """The pod of that name, made if it is not there, by the agent's configuration or by the given one."""
         if name not in self.pods:
-            self.pods[name] = Pod(self.place, name, self.wait_ready())
+            self.pods[name] = Pod(self.place, name, conflist or self.wait_ready())
         return self.pods[name]
 
     def mtu(self) -> int:
@@ -113,23 +122,28 @@ class LabNode:
 
     def wireguard(self) -> dict[str, dict[str, str]]:
         """The device's peers as its socket tells them: fields by hexadecimal key; `allowed_ip` is the last one."""
-        import socket  # noqa: PLC0415 - only here
-
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(self.path(f"/run/wireguard/{LINK}.sock")))
-            client.sendall(b"get=1\n\n")
-            text = ""
-            while not text.endswith("\n\n"):
-                text += client.recv(65536).decode()
         peers: dict[str, dict[str, str]] = {}
         fields: dict[str, str] = {}
-        for name, _, value in (line.partition("=") for line in text.splitlines()):
+        for name, _, value in (line.partition("=") for line in self._uapi("get=1").splitlines()):
             if name == "public_key":
                 fields = peers[value] = {}
             else:
                 fields[name] = value
         return peers
+
+    def tell_wireguard(self, *lines: str) -> None:
+        """Change the device behind the agent's back."""
+        assert "errno=0" in self._uapi("set=1", *lines)
+
+    def _uapi(self, *lines: str) -> str:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(self.path(f"/run/wireguard/{LINK}.sock")))
+            client.sendall("".join(f"{line}\n" for line in (*lines, "")).encode())
+            text = ""
+            while not text.endswith("\n\n"):
+                text += client.recv(65536).decode()
+        return text
 
     def log(self) -> str:
         """What the agents of this node have said."""

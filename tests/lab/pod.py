@@ -36,7 +36,7 @@ class Pod:
         """The standard output of a command in this pod."""
         return self._place.run(*self.argv(*command))
 
-    def pings(self, address: IPAddress, *, size: int | None = None, seconds: int = 1) -> bool:
+    def pings(self, address: IPAddress, *, size: int | None = None, seconds: float = 1) -> bool:
         """Whether one echo is answered in time; `size` is that of the IP packet, sent unfragmented."""
         headers = 28 if address.version == 4 else 48
         sized = ["-M", "do", "-s", str(size - headers)] if size else []

@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -240,23 +242,29 @@ def test_failures_are_tried_again_ever_more_slowly_and_for_ever() -> None:
 
 
 class Server:
-    """The own Node's annotations."""
+    """The own Node's annotations, and a status that is kept for as long as the test says, in virtual time."""
 
     def __init__(self) -> None:
         self.annotations: dict[str, str] = {}
-        self.writes = 0
+        self.writes: list[float] = []
         self.broken = False
-        self.now = 0.0
-        self.teller = Teller(version="1", published=lambda: self.annotations, write=self.write, clock=lambda: self.now)
+        self.teller = Teller(version="1", published=lambda: self.annotations, write=self.write)
 
     async def write(self, annotations: Mapping[str, str]) -> None:
+        self.writes.append(round(asyncio.get_running_loop().time(), 3))
         if self.broken:
             raise ApiError("away")
-        self.writes += 1
         self.annotations |= annotations
 
-    def tell(self, report: TurnReport) -> None:
-        run(self.teller.tell(report, seconds=0.01))
+    def hear(self, *told: tuple[float, TurnReport], until: float = 300.0) -> None:
+        async def main() -> None:
+            task = asyncio.create_task(self.teller.keep_status())
+            for when, each in told:
+                asyncio.get_running_loop().call_at(when, partial(self.teller.tell, each, seconds=0.01))
+            await asyncio.sleep(until)
+            task.cancel()
+
+        run(main())
 
 
 def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnReport:
@@ -271,7 +279,7 @@ def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnRe
 
 def test_the_status_is_compact_json_with_at_most_five_problems() -> None:
     server = Server()
-    server.tell(report(handshaken=1, problems=7, error="refused"))
+    server.hear((0, report(handshaken=1, problems=7, error="refused")))
 
     assert json.loads(server.annotations[STATUS]) == {
         "phase": "Degraded",
@@ -282,44 +290,51 @@ def test_the_status_is_compact_json_with_at_most_five_problems() -> None:
         "handshaken": 1,
         "problems": ["link: refused", *(f"node n{i}: bad" for i in range(4))],
     }
-    assert " " not in server.annotations[STATUS].replace("link: refused", "").replace(": bad", "").replace("node n", "")
+    assert server.annotations[STATUS].startswith('{"phase":"Degraded","version":')
+
+
+def test_the_status_tells_what_a_start_has_led_to() -> None:
+    server = Server()
+    server.hear((0, report()), (1.0, report(handshaken=2)), until=50)
+
+    assert json.loads(server.annotations[STATUS])["handshaken"] == 2
+    assert server.writes == [2.0]
 
 
 def test_the_status_is_written_on_change_only_and_at_most_once_a_minute() -> None:
     server = Server()
-    server.tell(report())
-    server.tell(report())
-    server.tell(report(handshaken=2))
-    assert server.writes == 1
+    changes = [(10.0 * i, report(handshaken=i % 2)) for i in range(25)]
+    server.hear(*changes)
 
-    server.now = 60.0
-    server.tell(report(handshaken=2))
-    server.tell(report(handshaken=2))
-    assert server.writes == 2
+    assert all(later - earlier >= 60 for earlier, later in pairwise(server.writes))
+    assert len(server.writes) == 5
+
+    quiet = Server()
+    quiet.hear((0, report()), (80, report()), (200, report()))
+    assert quiet.writes == [2.0]
 
 
 def test_a_status_that_could_not_be_written_is_tried_again() -> None:
     server = Server()
     server.broken = True
-    server.tell(report())
-    server.broken = False
-    server.tell(report())
+    server.hear((0, report()), until=130)
+    assert len(server.writes) == 3
 
-    assert server.writes == 1
+    server.broken = False
+    server.hear((0, report()), until=130)
+    assert server.annotations[STATUS]
 
 
 def test_a_problem_is_logged_when_it_comes_and_when_it_goes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    server = Server()
-    for each in (report(problems=1), report(problems=1), report()):
-        server.tell(each)
+    Server().hear((0, report(problems=1)), (1, report(problems=1)), (2, report()))
 
     assert caplog.messages == ["problem: node n0: bad", "solved: node n0: bad"]
 
 
 def test_a_turn_without_changes_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    Server().tell(report())
+    Server().hear((0, report()))
 
     assert caplog.messages == []
 

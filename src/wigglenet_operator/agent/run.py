@@ -39,6 +39,9 @@ BOOT_MARKER = Path("/run/wigglenet/boot")
 CENSUS_SECONDS = 5.0
 """Between two censuses while the store is not complete."""
 
+LOOK_AGAIN_SECONDS = 1.0
+"""After a turn that wrote: what it led to, such as handshakes, has no event."""
+
 
 async def run(config: AgentConfig, access: ApiAccess) -> None:
     """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start."""
@@ -74,7 +77,7 @@ class _Agent:
             "cni": cni,
         }
         self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
-        self._teller = Teller(version=__version__, published=self._published, write=annotations.write, clock=time.monotonic)
+        self._teller = Teller(version=__version__, published=self._published, write=annotations.write)
 
     async def serve(self, access: ApiAccess) -> None:
         """Run every task until a signal; the kernel's state stays when they end."""
@@ -88,7 +91,13 @@ class _Agent:
             self._config.mtu or "auto",
         )
         async with asyncio.TaskGroup() as group:
-            work = (KopfOperator(access, self).run(), self._complete(), monitor.watch(self.loop.request), self.loop.run())
+            work = (
+                KopfOperator(access, self).run(),
+                self._complete(),
+                monitor.watch(self.loop.request),
+                self.loop.run(),
+                self._teller.keep_status(),
+            )
             tasks = [group.create_task(coroutine) for coroutine in work]
             await stopped.wait()
             log.info("stopping; links, routes and the CNI file stay")
@@ -125,7 +134,9 @@ class _Agent:
     async def _turn(self) -> bool:
         start = time.monotonic()
         report = await self._reconciler.turn()
-        await self._teller.tell(report, seconds=time.monotonic() - start)
+        self._teller.tell(report, seconds=time.monotonic() - start)
+        if report.wrote:
+            self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
         return not report.failed
 
     async def _complete(self) -> None:

@@ -1,5 +1,6 @@
 """What a turn did, told: one log line for a turn that changed or failed, problems as they come and go, the status."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,6 +12,8 @@ from wigglenet_operator.plan.desired import STATUS
 log = logging.getLogger(__name__)
 STATUS_SECONDS = 60.0
 """The least between two writes of the status: every write wakes every agent."""
+SETTLE_SECONDS = 2.0
+"""Between a change and its write: a start or a join changes several things in a row."""
 STATUS_PROBLEMS = 5
 
 
@@ -23,29 +26,36 @@ class Teller:
         version: str,
         published: Callable[[], Mapping[str, str]],
         write: Callable[[Mapping[str, str]], Awaitable[None]],
-        clock: Callable[[], float],
     ) -> None:
-        """`published` tells the own Node's annotations of now, `write` merges into them, `clock` is monotonic."""
-        self._version, self._published, self._write, self._clock = version, published, write, clock
+        """`published` tells the own Node's annotations of now, `write` merges into them."""
+        self._version, self._published, self._write = version, published, write
         self._problems: frozenset[Problem] = frozenset()
         self._errors: Mapping[str, str] = {}
-        self._written: float | None = None
+        self._status = ""
+        self._news = asyncio.Event()
 
-    async def tell(self, report: TurnReport, *, seconds: float) -> None:
-        """Log, and write the status if it is new; a status that cannot be written is tried again next turn."""
+    def tell(self, report: TurnReport, *, seconds: float) -> None:
+        """Log what is new, and have the status written if it is not what the Node has."""
         self._log(report, seconds)
-        if report.waiting:
-            return
-        status = render_status(report, version=self._version)
-        now = self._clock()
-        due = self._written is None or now - self._written >= STATUS_SECONDS
-        if due and self._published().get(STATUS) != status:
+        if not report.waiting:
+            self._status = render_status(report, version=self._version)
+            if self._published().get(STATUS) != self._status:
+                self._news.set()
+
+    async def keep_status(self) -> None:
+        """Write the status when it has changed, at most once a minute, until cancelled; a failed write is tried again."""
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._news.clear()
+            if self._published().get(STATUS) == self._status:
+                continue
             try:
-                await self._write({STATUS: status})
+                await self._write({STATUS: self._status})
             except ApiError as error:
                 log.warning("%s", error)
-            else:
-                self._written = now
+                self._news.set()
+            await asyncio.sleep(STATUS_SECONDS - SETTLE_SECONDS)
 
     def _log(self, report: TurnReport, seconds: float) -> None:
         for problem in sorted(report.problems - self._problems):

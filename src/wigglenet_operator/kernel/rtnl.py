@@ -3,7 +3,7 @@
 Our routes are known by their protocol number and, whatever their protocol, by leading through our link.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Self
 
@@ -59,25 +59,20 @@ class Rtnl:
             raise MissingLink(f"link {self.link} does not exist")
         return index
 
-    async def path_mtus(self, addresses: Iterable[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
-        """MTU in bytes by address (none for what has no route), and that of the default route's interface.
+    async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
+        """MTU in bytes by address (none for what has no route), and that of the underlay.
 
-        An address of this node itself counts with the interface that carries it; without a default route, the smallest of
-        these stands for it.
+        The second tells what the underlay carries while there is no peer: the smallest MTU of the interfaces that carry some
+        of the addresses (this node's own are among them), else that of the default route's interface.
         """
         links = {m["index"]: m.get("mtu") for m in await self.call("link", "dump")}
         local = {ip_address(m.get("address")): links[m["index"]] for m in await self.call("addr", "dump", family=0)}
-        own: dict[IPAddress, int] = {}
-        paths: dict[IPAddress, int] = {}
-        for address in addresses:
-            if address in local:
-                own[address] = local[address]
-            elif mtu := await self._path_mtu(address, links):
-                paths[address] = mtu
-        if paths:
-            return {**own, **paths}, None
+        own = {local[address] for address in addresses if address in local}
+        paths = {a: mtu for a in addresses if a not in local and (mtu := await self._path_mtu(a, links))}
+        if own:
+            return paths, min(own)
         defaults = [links[m.get("oif")] async for m in self._default_routes() if m.get("oif") in links]
-        return own, min(defaults or own.values(), default=None)
+        return paths, min(defaults, default=None)
 
     async def _path_mtu(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
         try:

@@ -56,4 +56,4 @@ class HostFacts:
     path_mtus: Mapping[IPAddress, int] = field(default_factory=dict)
     """Bytes that fit through the route to an address; an address without a route is not in it."""
     default_mtu: int | None = None
-    """Bytes that fit through the interface of the default route; None without one."""
+    """Bytes that fit through the underlay while there is no peer to ask for; None if nothing tells."""

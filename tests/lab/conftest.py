@@ -1,0 +1,17 @@
+"""A three-node cluster for each module, on the API server that was chosen."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.lab import ApiKind, Lab
+
+
+@pytest.fixture(scope="module")
+def lab(api_kind: ApiKind) -> Iterator[Lab]:
+    """Nodes a, b and c with agents, their pods in touch with each other."""
+    with Lab(api=api_kind) as made:
+        for name in "abc":
+            made.add_node(name)
+        made.expect_mesh()
+        yield made

@@ -1,0 +1,199 @@
+"""Nodes and agents that come, go and are replaced, and the lab itself, that leaves nothing behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wigglenet_operator
+from tests.lab.lab import Lab
+from tests.lab.node import LabNode
+from tests.lab.pod import Pod
+from tests.lab.wait import eventually
+from wigglenet_operator.model.facts import IPNetwork
+from wigglenet_operator.plan.cni import render_conflist
+
+ROOT = Path(__file__).parents[2]
+
+
+def networks(node: LabNode) -> list[IPNetwork]:
+    from ipaddress import ip_network  # noqa: PLC0415 - only here
+
+    return [ip_network(text) for text in node.pod_cidrs]
+
+
+@pytest.fixture
+def fourth(lab: Lab) -> Iterator[tuple[LabNode, Pod]]:
+    """Node d with a pod, before it has an agent."""
+    node = lab.add_node("d", agent=False)
+    yield node, node.pod("pod-d", conflist=json.loads(render_conflist(networks(node), mtu=1420)))
+    if "d" in lab.nodes:
+        lab.remove_node("d")
+
+
+def test_a_joining_nodes_pod_reaches_all_others_soon_after_its_annotations_appear(
+    lab: Lab, fourth: tuple[LabNode, Pod]
+) -> None:
+    node, pod = fourth
+    others = [p for p in lab.pods() if p is not pod]
+    node.start_wireguard()
+    node.start_agent()
+    eventually(lambda: "wigglenet/public-key" in lab.annotations("d"), what="d is announced")
+    announced = time.monotonic()
+    for other in others:
+        for version in (4, 6):
+            eventually(lambda o=other, v=version: pod.pings(o.addresses[v], seconds=0.05), what=f"d reaches {other.name}")  # type: ignore[misc]  # pings are bool
+    took = time.monotonic() - announced
+
+    assert took < 1.0, f"{took:.2f} s\n{lab.story()}"
+    assert all(other.pings(pod.addresses[version]) for other in others for version in (4, 6))
+
+
+def test_a_node_that_leaves_is_forgotten_by_all_and_stays_closed(lab: Lab, fourth: tuple[LabNode, Pod]) -> None:
+    node, _ = fourth
+    node.start_wireguard()
+    node.start_agent()
+    staying = [n for name, n in lab.nodes.items() if name != "d"]
+    for other in staying:
+        eventually(lambda o=other: len(o.wireguard()) == 3, what=f"{other.name} has d as a peer")  # type: ignore[misc]  # bool
+    lab.remove_node("d")
+
+    for other in staying:
+        eventually(lambda o=other: len(o.wireguard()) == 2, what=f"{other.name} has no peer d")  # type: ignore[misc]  # bool
+        eventually(lambda o=other: not o.routes() & set(node.pod_cidrs), what=f"{other.name} has no route to d")  # type: ignore[misc]  # bool
+        assert f"unreachable {node.pod_cidrs[0]}" in other.place.run("ip", "route")
+    lab.expect_mesh()
+
+
+def test_an_agent_that_is_stopped_and_started_costs_no_packet(lab: Lab) -> None:
+    a = lab.nodes["a"]
+    with lab.no_loss():
+        assert a.stop_agent() == 0
+        a.start_agent()
+        eventually(lambda: a.log().count("started version") >= 2, what="the new agent runs")
+        settled(a)
+
+
+def test_an_agent_that_is_killed_costs_no_packet(lab: Lab) -> None:
+    b = lab.nodes["b"]
+    with lab.no_loss():
+        b.kill()
+        b.start_agent()
+        settled(b)
+
+
+def test_an_agent_from_another_installation_takes_over_without_a_lost_packet(lab: Lab) -> None:
+    c = lab.nodes["c"]
+    other = c.path("/run/other-installation/wigglenet_operator")
+    shutil.copytree(Path(wigglenet_operator.__file__).parent, other)
+    with lab.no_loss():
+        c.stop_agent()
+        c.start_agent(pythonpath="/run/other-installation")
+        settled(c)
+    assert "/run/other-installation" in Path(f"/proc/{c.agent_pid()}/environ").read_text()
+
+
+def settled(node: LabNode) -> None:
+    """Wait until the newest agent has seen the cluster: what is removed now is put back."""
+    node.place.run("ip", "route", "del", "unreachable", node.pod_cidrs[0])
+    eventually(
+        lambda: f"unreachable {node.pod_cidrs[0]}" in node.place.run("ip", "route"),
+        what=f"{node.name}'s agent works",
+        seconds=20,
+    )
+
+
+def test_a_restarted_agent_changes_nothing_in_an_unchanged_cluster(lab: Lab) -> None:
+    a = lab.nodes["a"]
+    key = a.path("/etc/wigglenet/private.key").read_text()
+    conflist = a.path("/etc/cni/net.d/10-wigglenet.conflist").stat()
+    version = lab.api.admin.get("/api/v1/nodes/a")["metadata"]["annotations"]["wigglenet/public-key"]
+    a.stop_agent()
+    lines = a.log().count("converged")
+    monitor = a.place.popen("ip", "monitor", "link", "address", "route")
+    a.start_agent()
+    eventually(lambda: a.log().count("started version") >= 2, what="the new agent runs")
+    time_of_turns = eventually(lambda: a.log().count("started version"), what="a turn")
+    assert time_of_turns
+    lab.expect_mesh()
+    a.place.run("ip", "link", "set", "wigglenet", "mtu", "1400")
+    eventually(lambda: a.mtu() == 1420, what="the new agent works", seconds=20)
+    monitor.terminate()
+
+    assert a.path("/etc/wigglenet/private.key").read_text() == key
+    after = a.path("/etc/cni/net.d/10-wigglenet.conflist").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (conflist.st_ino, conflist.st_mtime_ns)
+    assert lab.annotations("a")["wigglenet/public-key"] == version
+    assert a.log().count("converged") == lines + 1, "the only thing to write was the MTU changed by hand"
+
+
+def test_pods_are_removed_by_the_plugins(lab: Lab) -> None:
+    a = lab.nodes["a"]
+    pod = a.pod("short-lived")
+    eventually(lambda: pod.pings(lab.pods()[1].addresses[6]), what="the new pod is connected")
+    pod.delete()
+    del a.pods["short-lived"]
+
+    leases = {p.name for p in a.path("/run/cni-ipam-state/wigglenet").iterdir()}
+    assert not {str(address) for address in pod.addresses.values()} & leases
+
+
+STORY = """
+import sys, time
+from tests.lab.lab import Lab
+with Lab() as lab:
+    lab.add_node("x").wait_ready()
+    print(lab.place.pid, lab.nodes["x"].place.pid, lab.nodes["x"].agent_pid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_killed_lab_leaves_nothing_behind(number: signal.Signals, lab: Lab, tmp_path: Path) -> None:
+    """Beside another lab, which does not notice."""
+    before = machine()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", STORY], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 3
+    process.send_signal(number)
+    process.wait(20)
+    process.stdout.close()
+
+    for pid in pids:
+        eventually(lambda p=pid: not alive(p), what=f"process {pid} has ended")  # type: ignore[misc]  # bool
+    assert machine() == before
+    assert list(tmp_path.iterdir()) == []
+    lab.expect_mesh()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits for its parent to notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def machine() -> dict[str, str]:
+    """What a lab could have changed of the machine's network."""
+    commands = {
+        "links": "ip -br link",
+        "routes": "ip route",
+        "routes6": "ip -6 route",
+        "rules": "ip rule",
+        "namespaces": "ip netns",
+    }
+    shown = {
+        name: subprocess.run(text.split(), capture_output=True, text=True, check=True).stdout for name, text in commands.items()
+    }
+    forwarding = Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text() + Path("/proc/sys/net/ipv4/ip_forward").read_text()
+    return {**shown, "forwarding": forwarding, "etc": str(Path("/etc/wigglenet").exists())}
