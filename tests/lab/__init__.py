@@ -1,0 +1,1 @@
+"""A cluster on one machine: a small library, the tests that use it, and the demo."""

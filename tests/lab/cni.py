@@ -14,7 +14,7 @@ Result = dict[str, Any]
 def run_list(
     command: Literal["ADD", "DEL"], conflist: Mapping[str, Any], *, place: Place, sandbox: str, result: Result | None = None
 ) -> Result:
-    """The result of the last plugin (ADD), or an empty one (DEL, plugins in reverse order); CommandError if a plugin refuses."""
+    """The result of the last plugin (ADD), or nothing (DEL, in reverse order); CommandError if a plugin refuses."""
     plugins = conflist["plugins"] if command == "ADD" else reversed(conflist["plugins"])
     for plugin in plugins:
         config = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **plugin}

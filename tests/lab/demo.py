@@ -98,7 +98,7 @@ def tables(lab: Lab) -> None:
         status = json.loads(notes["wigglenet/status"])
         cidrs = " ".join(json.loads(notes["wigglenet/pod-cidrs"]))
         rows.append((name, " ".join(map(str, node.addresses)), cidrs, str(status["mtu"]), status["phase"]))
-    table("NODE ADDRESSES POD-NETWORKS MTU PHASE".split(), rows)
+    table(("NODE", "ADDRESSES", "POD-NETWORKS", "MTU", "PHASE"), rows)
     keys = {key_of(lab, name): name for name in lab.nodes}
     peers = []
     for name, node in lab.nodes.items():
@@ -106,7 +106,7 @@ def tables(lab: Lab) -> None:
             age = time.time() - int(peer["last_handshake_time_sec"])
             moved = f"{int(peer['tx_bytes']) + int(peer['rx_bytes'])}"
             peers.append((name, keys[key], peer["endpoint"], f"{max(age, 0):.0f} s ago", moved))
-    table("NODE PEER ENDPOINT HANDSHAKE BYTES".split(), sorted(peers))
+    table(("NODE", "PEER", "ENDPOINT", "HANDSHAKE", "BYTES"), sorted(peers))
 
 
 def key_of(lab: Lab, name: str) -> str:

@@ -1,4 +1,6 @@
-"""A cluster on one machine: an API server, an underlay, nodes.  Reads like a story:
+"""A cluster on one machine: an API server, an underlay, nodes.
+
+Reads like a story:
 
     with Lab() as lab:
         a, b = lab.add_node("a"), lab.add_node("b")

@@ -5,13 +5,20 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping
-from ipaddress import ip_interface
+from functools import partial
+from ipaddress import ip_address, ip_interface
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from tests.lab.cni import run_list
 from tests.lab.namespaces import Place, signal_command
+from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import IPAddress
 
+STREAMS = count(1)
+IN_FLIGHT = 3
+"""Echoes that may be unanswered at the end: 30 ms at the usual pace."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -27,6 +34,9 @@ class Pod:
         found = [ip_interface(entry["address"]).ip for entry in self._result["ips"]]
         self.addresses: dict[int, IPAddress] = {a.version: a for a in found}
         assert len(self.addresses) == len(found), f"one address of each family: {found}"
+        for entry in self._result["ips"]:  # the node's end goes through duplicate address detection as well
+            gateway = partial(self.pings, ip_address(entry["gateway"]), seconds=0.05)
+            eventually(gateway, what=f"{name} reaches its gateway {entry['gateway']}")
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs `command` in this pod, from within its node."""
@@ -45,8 +55,9 @@ class Pod:
 
     def stream(self, address: IPAddress, *, interval: float = 0.01) -> "Stream":
         """Echo requests without a pause until it is stopped."""
-        command = self.argv("ping", "-n", "-q", "-i", str(interval), str(address))
-        return Stream(f"{self.name} -> {address}", self._place.popen(*command))
+        log = f"/run/ping-{self.name}-{next(STREAMS)}"
+        command = self.argv("ping", "-n", "-i", str(interval), str(address))
+        return Stream(f"{self.name} -> {address}", self._place.popen(*command, log=log), self._place.path(log))
 
     def listen(self, version: int, *, port: int = 8080) -> socket.socket:
         """A listening TCP socket of this pod."""
@@ -70,14 +81,20 @@ class Pod:
 class Stream:
     """A running ping."""
 
-    def __init__(self, title: str, process: "subprocess.Popen[str]") -> None:
-        self.title, self._process = title, process
+    def __init__(self, title: str, process: "subprocess.Popen[str]", log: Path) -> None:
+        self.title, self._process, self._log = title, process, log
 
     def stop(self) -> tuple[int, int]:
-        """End it; how many echoes were sent, and how many of them were lost."""
+        """End it; how many echoes were sent, and how many of them were lost.
+
+        The last few may still be on their way when ping is told to stop: they do not count.
+        """
         signal_command(self._process, signal.SIGINT)
-        said, _ = self._process.communicate(timeout=10)
-        match = re.search(r"(\d+) packets transmitted, (\d+) received", said)
-        assert match, f"{self.title}: ping said {said!r}"
-        sent, received = map(int, match.groups())
-        return sent, sent - received
+        self._process.wait(10)
+        said = self._log.read_text()
+        match = re.search(r"(\d+) packets transmitted", said)
+        assert match, f"{self.title}: ping said {said[-500:]!r}"
+        sent = int(match.group(1))
+        answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", said)}
+        counted = sent if sent in answered else max(0, sent - IN_FLIGHT)
+        return counted, sum(1 for number in range(1, counted + 1) if number not in answered)

@@ -87,7 +87,7 @@ def test_the_cni_file_is_replaced_and_removed_and_its_neighbours_stay(tmp_path: 
 def test_a_cni_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.d").write_text("a file")
 
-    with pytest.raises(KernelError, match="net.d"):
+    with pytest.raises(KernelError, match=r"net\.d"):
         cni(tmp_path / "net.d/10-wigglenet.conflist", "one")
 
 

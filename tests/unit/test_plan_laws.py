@@ -6,14 +6,14 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import cluster, config, host, key, node, nets
+from tests.builders import cluster, config, host, key, nets, node
 from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID
 from wigglenet_operator.plan.desired import Plan, plan
 
 NETWORKS = st.one_of(
-    st.builds(lambda i, l: IPv4Network((0x0A000000 + (i << 20), l), strict=False), st.integers(0, 5), st.integers(8, 32)),
+    st.builds(lambda i, size: IPv4Network((0x0A000000 + (i << 20), size), strict=False), st.integers(0, 5), st.integers(8, 32)),
     st.builds(
-        lambda i, l: IPv6Network(((0xFD00 << 112) + (i << 64), l), strict=False), st.integers(0, 5), st.integers(56, 128)
+        lambda i, size: IPv6Network(((0xFD00 << 112) + (i << 64), size), strict=False), st.integers(0, 5), st.integers(56, 128)
     ),
     st.sampled_from(sorted(nets("0.0.0.0/0 127.0.0.0/8 169.254.0.0/16 198.51.100.0/24"), key=str)),
 )
