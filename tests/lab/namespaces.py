@@ -56,7 +56,8 @@ class Place:
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs `command` in this place."""
-        return ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", "--uts", "--", *command]
+        entered = ("--mount", "--net", "--pid", "--uts", "--root")  # the root too: this machine may itself be a chroot
+        return ["nsenter", "--target", str(self.pid), *entered, "--", *command]
 
     def popen(self, *command: str, log: str | None = None, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         """Start a process here; its output goes to the file `log` of the place (never to a pipe that may break)."""

@@ -81,8 +81,8 @@ class LabNode:
     def agent_pid(self) -> int:
         """The agent's process id, for a look into /proc."""
         assert self._agent, f"node {self.name} has no agent"
-        (pid,) = children(self._agent.pid)
-        return pid
+        nsenter = self._agent.pid
+        return eventually(lambda: children(nsenter), what=f"the agent of {self.name} runs")[0]
 
     def conflist(self) -> dict[str, Any] | None:
         """The CNI configuration, None while there is none."""
