@@ -126,7 +126,9 @@ class Client:
     def create_node(self, name: str, pod_cidrs: Sequence[str] = (), addresses: Sequence[str] = ()) -> Json:
         """The Node as it is after both steps: its networks by whoever allocates them, its InternalIPs by its kubelet."""
         spec: Json = {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)} if pod_cidrs else {}
-        self.post("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec})
+        created = self.post("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec})
+        if not addresses:
+            return created
         told = [{"type": "InternalIP", "address": one} for one in addresses]
         return self.patch(f"/api/v1/nodes/{name}/status", {"status": {"addresses": told}})
 

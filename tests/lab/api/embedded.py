@@ -127,6 +127,10 @@ class EmbeddedServer:
                 ready.set_result(life)
                 await life.end.wait()
         finally:
+            # Cut what is open: a TLS connection that is closed waits for its peer's farewell, and this loop ends.
+            for connection in runner.server.connections if runner.server else ():
+                if connection.transport:
+                    connection.transport.abort()
             await runner.cleanup()
 
 

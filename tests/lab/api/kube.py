@@ -27,7 +27,8 @@ PORT = 6443
 HOME = "/run/kube-apiserver"  # of the place, a tmpfs: keys, data, logs
 ETCD, ETCD_PEER = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
 START_SECONDS = 120.0  # 8 s on two free cores
-STOP_SECONDS = 20.0
+# With a watch open kube-apiserver waits for a minute; it keeps nothing, so it may be killed.
+STOP_SECONDS = 1.0
 LOG_LINES = 20
 _NODE_BINDING = ("ServiceAccountTokenNodeBinding", "ServiceAccountTokenNodeBindingValidation", "ServiceAccountTokenPodNodeInfo")
 _NODE_BINDING_BY_DEFAULT = (1, 31)
@@ -99,9 +100,9 @@ class KubeServer:
         return answer
 
     def _ready(self) -> bool:
-        for process in self._running:
+        for process, binary in zip(self._running, (self._etcd, self._apiserver), strict=False):
             if process.poll() is not None:
-                raise ChildProcessError(f"it ended with {process.returncode}")
+                raise ChildProcessError(f"{binary.name} ended with {process.returncode}")
         if not self.admin.ready():
             return False
         try:
@@ -112,8 +113,9 @@ class KubeServer:
     def _lay_keys(self, leaf: trustme.LeafCert) -> None:
         home = self._place.path(HOME)
         home.mkdir(mode=0o700)
+        # It signs tokens and verifies them; the server reads a public key out of this older format only.
         signing = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
         )
         files = {
             "ca.crt": self.ca_pem.encode(),

@@ -16,7 +16,7 @@ from aiohttp import web
 from tests.lab.api.access import BINDINGS, NODES, ROLES, SERVICE_ACCOUNTS, Access, Asked, parse_request
 from tests.lab.api.client import ApiStatus, Json
 from tests.lab.api.discovery import document
-from tests.lab.api.store import Key, Kind, Store, bad_request, merged, refusal
+from tests.lab.api.store import RECREATED, Key, Kind, Store, UnreadableError, bad_request, conflict, invalid, merged, refusal
 from tests.lab.api.watching import Selection, Watch
 
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", has_status=True)
@@ -65,6 +65,9 @@ class Rest:
             if asked.path in ("/readyz", "/livez", "/healthz"):
                 return web.Response(text="ok")
             return web.json_response(document(asked.path, KINDS))
+        except UnreadableError as error:
+            status = bad_request(f"the object provided is unrecognized: {error}")
+            return web.json_response(status.body, status=status.code)
         except ApiStatus as status:
             return web.json_response(status.body, status=status.code)
 
@@ -92,9 +95,10 @@ class Rest:
             case "delete":
                 return self._delete(kind, key, body)
             case "update":
-                return self._replace(kind, key, asked, body)
+                return self._store.replace(kind, key, self._separated(kind, key, asked, body))
             case "patch" if request.content_type == MERGE_PATCH:
-                return self._replace(kind, key, asked, merged(self._store.get(kind, key), body))
+                body = merged(self._store.get(kind, key), body)
+                return self._store.patch(kind, key, self._separated(kind, key, asked, body))
             case "patch":
                 message = f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}"
                 raise refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
@@ -132,13 +136,13 @@ class Rest:
             return self._token(key, body)
         name = body.get("metadata", {}).get("name", "")
         if not name:
-            message = f'{kind.kind} "" is invalid: metadata.name: Required value: name or generateName is required'
-            raise refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message, kind=kind.kind)
+            raise invalid(kind, "", "metadata.name", "Required value: name or generateName is required")
         if kind.namespaced:
             self._store.get(NAMESPACES, Key("", key.namespace))
         return self._store.create(kind, Key(key.namespace, name), body)
 
-    def _replace(self, kind: Kind, key: Key, asked: Asked, body: Json) -> Json:
+    def _separated(self, kind: Kind, key: Key, asked: Asked, body: Json) -> Json:
+        """The new content without what this path may not change: the spec on /status, the status elsewhere."""
         named = body.get("metadata", {}).get("name", key.name)
         if named != key.name:
             raise bad_request(f"the name of the object ({named}) does not match the name on the URL ({key.name})")
@@ -146,7 +150,7 @@ class Rest:
             kept = "spec" if asked.subresource == "status" else "status"
             old = self._store.get(kind, key)
             body = {name: value for name, value in body.items() if name != kept} | ({kept: old[kept]} if kept in old else {})
-        return self._store.replace(kind, key, body)
+        return body
 
     def _delete(self, kind: Kind, key: Key, options: Json) -> Json:
         deleted = self._store.delete(kind, key, options.get("preconditions", {}).get("uid", ""))
@@ -161,9 +165,8 @@ class Rest:
             raise bad_request("the lab's embedded server binds tokens to Nodes only")
         node = self._store.get(NODES, Key("", bound.get("name", "")))
         if (found := node["metadata"]["uid"]) != (uid := bound.get("uid", found)):
-            why = f"the UID in the bound object reference ({uid}) does not match the UID in record"
-            message = f'Operation cannot be fulfilled on nodes "{bound["name"]}": {why}'
-            raise refusal(HTTPStatus.CONFLICT, "Conflict", message, name=bound["name"], kind="nodes")
+            why = f"the UID in the bound object reference ({uid}) does not match the UID in record. {RECREATED}"
+            raise conflict("Node", "Node", bound["name"], why)
         seconds = int(spec.get("expirationSeconds", TOKEN_SECONDS))
         end = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
         status = {"token": self._access.issue(account, node, seconds), "expirationTimestamp": end}

@@ -22,6 +22,7 @@ from tests.lab.api.client import ApiStatus, Json
 
 HISTORY = 100_000  # changes; a lab of 1,000 nodes makes 5,000
 SNAPSHOTS = 100  # unfinished listings
+RECREATED = "The object might have been deleted and then recreated"
 _TOO_OLD_PAGE = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the "
     "continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing "
@@ -96,6 +97,23 @@ def bad_request(message: str) -> ApiStatus:
     return refusal(HTTPStatus.BAD_REQUEST, "BadRequest", message)
 
 
+def conflict(what: str, kind: str, name: str, why: str) -> ApiStatus:
+    """The object is not the one that was meant; a real server says now `nodes`, now `Node` for `what` and `kind`."""
+    message = f'Operation cannot be fulfilled on {what} "{name}": {why}'
+    return refusal(HTTPStatus.CONFLICT, "Conflict", message, name=name, kind=kind)
+
+
+def invalid(kind: Kind, name: str, field: str, why: str) -> ApiStatus:
+    """The object may not look like this."""
+    message = f'{kind.kind} "{name}" is invalid: {field}: {why}'
+    named = {"name": name} if name else {}
+    return refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message, **named, kind=kind.kind)
+
+
+class UnreadableError(Exception):
+    """Content that does not fit the kind's fields."""
+
+
 class Store:
     """Objects of every kind under one version counter."""
 
@@ -105,6 +123,7 @@ class Store:
         self._history: deque[Change] = deque(maxlen=HISTORY)
         self._forgotten = 0  # the newest version that history does not reach back to
         self._snapshots: OrderedDict[str, tuple[int, list[Json]]] = OrderedDict()
+        self._newest: dict[Kind, int] = {}
         self._watchers: set[Callable[[Change], None]] = set()
 
     def get(self, kind: Kind, key: Key) -> Json:
@@ -147,16 +166,29 @@ class Store:
 
     def replace(self, kind: Kind, key: Key, wanted: Json) -> Json:
         """The object with this content; itself if nothing changes; 409 Conflict if `wanted` names another version or UID."""
+        found = self.get(kind, key)["metadata"]["uid"]
+        if (uid := wanted.get("metadata", {}).get("uid", found)) != found:
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"
+            raise conflict(kind.qualified, kind.plural, key.name, why)
+        return self._update(kind, key, wanted)
+
+    def patch(self, kind: Kind, key: Key, wanted: Json) -> Json:
+        """As replace(), but 422 for what no patch can make of an object: another UID, annotations that are not text."""
+        found = self.get(kind, key)["metadata"]["uid"]
+        if (uid := wanted["metadata"].get("uid", found)) != found:
+            raise invalid(kind, key.name, "metadata.uid", f'Invalid value: "{uid}": field is immutable')
+        try:
+            return self._update(kind, key, wanted)
+        except UnreadableError as error:
+            raise invalid(kind, key.name, "patch", f"Invalid value: {error}") from error
+
+    def _update(self, kind: Kind, key: Key, wanted: Json) -> Json:
         old = self.get(kind, key)
         metadata = old["metadata"]
         asked = wanted.get("metadata", {})
-        if (uid := asked.get("uid", metadata["uid"])) != metadata["uid"]:
-            raise self._conflict(
-                kind, key, f"Precondition failed: UID in precondition: {uid}, UID in object meta: {metadata['uid']}"
-            )
         if (asked.get("resourceVersion") or metadata["resourceVersion"]) != metadata["resourceVersion"]:
             changed = "the object has been modified; please apply your changes to the latest version and try again"
-            raise self._conflict(kind, key, changed)
+            raise conflict(kind.qualified, kind.plural, key.name, changed)
         born = {name: metadata[name] for name in ("uid", "creationTimestamp")}
         new = _shaped(kind, key, wanted, born | {"resourceVersion": metadata["resourceVersion"]})
         return old if new == old else self._commit(kind, key, "MODIFIED", new)
@@ -166,7 +198,8 @@ class Store:
         old = self.get(kind, key)
         if uid and uid != old["metadata"]["uid"]:
             found = old["metadata"]["uid"]
-            raise self._conflict(kind, key, f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}")
+            why = f"the UID in the precondition ({uid}) does not match the UID in record ({found}). {RECREATED}"
+            raise conflict(kind.kind, kind.kind, key.name, why)
         self._commit(kind, key, "DELETED", old)
         return old
 
@@ -176,6 +209,10 @@ class Store:
             return None
         newer = takewhile(lambda change: change.version > version, reversed(self._history))
         return [change for change in newer if change.kind == kind][::-1]
+
+    def newest(self, kind: Kind) -> int:
+        """The version of a kind's last change; 0 if there was none."""
+        return self._newest.get(kind, 0)
 
     def subscribe(self, told: Callable[[Change], None]) -> Callable[[], None]:
         """Call `told` with every change from now on, until the returned function is called."""
@@ -190,6 +227,7 @@ class Store:
 
     def _commit(self, kind: Kind, key: Key, event: str, content: Json) -> Json:
         self.version += 1
+        self._newest[kind] = self.version
         new: Json = {**content, "metadata": {**content["metadata"], "resourceVersion": str(self.version)}}
         if event == "DELETED":
             del self._objects[kind][key]
@@ -202,11 +240,6 @@ class Store:
         for told in tuple(self._watchers):
             told(change)
         return new
-
-    @staticmethod
-    def _conflict(kind: Kind, key: Key, why: str) -> ApiStatus:
-        message = f'Operation cannot be fulfilled on {kind.qualified} "{key.name}": {why}'
-        return refusal(HTTPStatus.CONFLICT, "Conflict", message, name=key.name, kind=kind.plural)
 
 
 def merged(target: Json, patch: Json) -> Json:
@@ -224,14 +257,14 @@ def merged(target: Json, patch: Json) -> Json:
 
 
 def _shaped(kind: Kind, key: Key, wanted: Json, owned: Mapping[str, str]) -> Json:
-    """`wanted` with the metadata that is the server's to say; 400 if labels or annotations are not text."""
+    """`wanted` with the metadata that is the server's to say; UnreadableError if labels or annotations are not text."""
     metadata = {**wanted.get("metadata", {}), "name": key.name, **owned}
     if key.namespace:
         metadata["namespace"] = key.namespace
     for field in ("annotations", "labels"):
         values = metadata.pop(field, None)
         if values and not all(isinstance(value, str) for value in values.values()):
-            raise bad_request(f"metadata.{field}: only strings are allowed")
+            raise UnreadableError(f"metadata.{field} holds what is not a string")
         if values:
             metadata[field] = values
     return {**wanted, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
@@ -246,4 +279,4 @@ def _read_token(token: str) -> tuple[str, int]:
         snapshot, start = base64.urlsafe_b64decode(token).decode().split(":")
         return snapshot, int(start)
     except (binascii.Error, ValueError) as error:
-        raise bad_request(f"continue key is not valid: {error}") from error
+        raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error

@@ -58,6 +58,7 @@ class Watch:
         """Write what came after version `start` (0: what is there, and then what comes) until `seconds` are over."""
         queue: asyncio.Queue[Change] = asyncio.Queue()
         # No await between these two: no change falls between the past and the future.
+        known = self.store.version
         past = _present(self.store, self.selection.kind) if start == 0 else self.store.since(self.selection.kind, start)
         unsubscribe = self.store.subscribe(queue.put_nowait)
         try:
@@ -68,11 +69,11 @@ class Watch:
                 return
             for change in past:
                 await self._tell(change)
-            await self._follow(queue, seconds)
+            await self._follow(queue, known, seconds)
         finally:
             unsubscribe()
 
-    async def _follow(self, queue: "asyncio.Queue[Change]", seconds: float) -> None:
+    async def _follow(self, queue: "asyncio.Queue[Change]", known: int, seconds: float) -> None:
         now = asyncio.get_running_loop().time
         end = now() + seconds
         bookmark = now() + (self.bookmark_seconds or seconds)
@@ -81,10 +82,13 @@ class Watch:
                 async with asyncio.timeout_at(min(end, bookmark)):
                     change = await queue.get()
             except TimeoutError:
-                # An event of the last moment goes first: a bookmark promises that nothing older is to come.
+                # An event of the last moment goes first: a bookmark promises that nothing older is to come.  And none
+                # at all before the kind's first change since the watch began: a real server sends none either.
+                newest = self.store.newest(self.selection.kind)
                 if self.bookmark_seconds and queue.empty():
-                    await self.write(self.selection.bookmark(self.store.version))
                     bookmark = now() + self.bookmark_seconds
+                    if newest > known:
+                        await self.write(self.selection.bookmark(newest))
             else:
                 await self._tell(change)
 
