@@ -64,7 +64,7 @@ def _download(url: str, target: Path, *, seconds: float, total_seconds: float) -
     end = time.monotonic() + total_seconds
     # `seconds` bounds the connection and each read; the end, a server that sends a byte now and then.
     with urllib.request.urlopen(url, timeout=seconds) as response, target.open("wb") as file:  # noqa: S310 - a pinned URL
-        while chunk := response.read(CHUNK):
+        while chunk := response.read1(CHUNK):  # read() would wait for a whole chunk, and we for ever
             file.write(chunk)
             if time.monotonic() > end:
                 raise TimeoutError(f"not whole after {total_seconds:g} s")
