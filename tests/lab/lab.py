@@ -98,8 +98,11 @@ class Lab:
         return dict(node["metadata"].get("annotations") or {})
 
     def pods(self) -> list[Pod]:
-        """A pod of each node, made where there is none."""
-        return [node.pod(f"pod-{node.name}") for node in self.nodes.values()]
+        """A connected pod of each node, made where there is none."""
+        pods = [node.pod(f"pod-{node.name}") for node in self.nodes.values()]
+        for pod in pods:
+            pod.wait_connected()
+        return pods
 
     def pairs(self) -> Iterator[tuple[Pod, Pod, int]]:
         """Every pod to every other, in both families."""

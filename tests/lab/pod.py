@@ -34,9 +34,12 @@ class Pod:
         found = [ip_interface(entry["address"]).ip for entry in self._result["ips"]]
         self.addresses: dict[int, IPAddress] = {a.version: a for a in found}
         assert len(self.addresses) == len(found), f"one address of each family: {found}"
-        for entry in self._result["ips"]:  # the node's end goes through duplicate address detection as well
+
+    def wait_connected(self) -> None:
+        """Return when the gateway answers in each family: the node's end has duplicate address detection as well."""
+        for entry in self._result["ips"]:
             gateway = partial(self.pings, ip_address(entry["gateway"]), seconds=0.05)
-            eventually(gateway, what=f"{name} reaches its gateway {entry['gateway']}")
+            eventually(gateway, what=f"{self.name} reaches its gateway {entry['gateway']}")
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs `command` in this pod, from within its node."""

@@ -94,7 +94,7 @@ class _Agent:
             work = (
                 KopfOperator(access, self).run(),
                 self._complete(),
-                monitor.watch(self.loop.request),
+                monitor.watch(self._moved),
                 self.loop.run(),
                 self._teller.keep_status(),
             )
@@ -130,6 +130,11 @@ class _Agent:
         addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
         paths, default = await self._rtnl.path_mtus(addresses)
         return HostFacts(public_key=self._key.public, path_mtus=paths, default_mtu=default)
+
+    def _moved(self) -> None:
+        """Something changed on this node."""
+        self._rtnl.forget_paths()
+        self.loop.request()
 
     async def _turn(self) -> bool:
         start = time.monotonic()

@@ -31,6 +31,7 @@ class Rtnl:
     def __init__(self, link: str) -> None:
         self.link = link
         self.socket = AsyncIPRoute(ext_ack=True, strict_check=True)
+        self._paths: dict[IPAddress, int | None] = {}
 
     async def __aenter__(self) -> Self:
         """Open the socket."""
@@ -59,6 +60,10 @@ class Rtnl:
             raise MissingLink(f"link {self.link} does not exist")
         return index
 
+    def forget_paths(self) -> None:
+        """Ask the kernel anew next time, for a link, address or route has changed; 2,000 look-ups are 0.6 s of CPU."""
+        self._paths.clear()
+
     async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
         """MTU in bytes by address (none for what has no route), and that of the underlay.
 
@@ -75,6 +80,11 @@ class Rtnl:
         return paths, min(defaults, default=None)
 
     async def _path_mtu(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
+        if address not in self._paths:
+            self._paths[address] = await self._look_up(address, links)
+        return self._paths[address]
+
+    async def _look_up(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
         try:
             (route,) = await self.call("route", "get", dst=str(address))
         except KernelError:  # no route: not reachable now, no say in the MTU

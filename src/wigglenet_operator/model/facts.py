@@ -16,6 +16,13 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 
+def host_network(address: IPAddress) -> IPNetwork:
+    """The /32 or /128 of one address; `ip_network()` would go by way of text, ten times slower."""
+    if address.version == 4:
+        return IPv4Network((int(address), 32))
+    return IPv6Network((int(address), 128))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: README."""

@@ -10,10 +10,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import ip_network
 from typing import NamedTuple
 
-from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID
+from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
 from wigglenet_operator.model.report import Problem
 
 
@@ -63,7 +62,7 @@ class Ownership:
 
     def addresses(self, uid: NodeUID, addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
         """Those of a Node's addresses that were accepted, in the given order, without repeats."""
-        return tuple(dict.fromkeys(a for a in addresses if (uid, False, ip_network(a)) in self.accepted))
+        return tuple(dict.fromkeys(a for a in addresses if (uid, False, host_network(a)) in self.accepted))
 
 
 class _Owned:
@@ -115,9 +114,9 @@ def _claims(cluster: ClusterState) -> Iterator[tuple[Claim, IPNetwork]]:
 
 def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
     yield Trust.SPEC, node.spec_pod_cidrs
-    yield Trust.STATUS, map(ip_network, node.internal_ips + node.external_ips)
+    yield Trust.STATUS, map(host_network, node.internal_ips + node.external_ips)
     yield Trust.POD_CIDRS, node.pod_cidrs
-    yield Trust.NODE_IPS, map(ip_network, node.node_ips)
+    yield Trust.NODE_IPS, map(host_network, node.node_ips)
 
 
 def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None) -> str:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
 
 from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
-from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PublicKey
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PublicKey, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import plan_remote_networks
@@ -52,7 +51,7 @@ def plan_peers(
             text = "it has a key but no usable address; it is no peer until status.addresses or wigglenet/node-ips has one"
             problems.add(Problem(subject=f"node {node.name}", text=text))
             continue
-        own_addresses = map(ip_network, _addresses(node, ownership))
+        own_addresses = map(host_network, _addresses(node, ownership))
         allowed = frozenset((*plan_remote_networks(node, ownership), *own_addresses))
         peers[key] = Peer(endpoint=Endpoint(address=address, port=port), allowed_ips=allowed)
     return peers, frozenset(problems)
