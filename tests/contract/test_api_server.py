@@ -297,6 +297,7 @@ def test_a_watch_tells_what_happens_while_it_runs(admin: Client, node_a: Json) -
 def test_a_watch_without_a_version_begins_with_what_is_there(admin: Client) -> None:
     for name in "ab":
         admin.create_node(name)
+    admin.post("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "newer-than-any-node"}})
     with contextlib.closing(admin.watch(NODES, timeoutSeconds=10)) as watch:
         events = list(islice(watch, 2))
     assert [event["type"] for event in events] == ["ADDED", "ADDED"]

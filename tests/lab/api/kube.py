@@ -32,6 +32,9 @@ STOP_SECONDS = 1.0
 LOG_LINES = 20
 _NODE_BINDING = ("ServiceAccountTokenNodeBinding", "ServiceAccountTokenNodeBindingValidation", "ServiceAccountTokenPodNodeInfo")
 _NODE_BINDING_BY_DEFAULT = (1, 31)
+# With WatchList, a watch without a version waits until the watch cache is as new as etcd, which an older etcd (Debian's) does
+# not tell it: an ERROR event, 504 "Too large resource version", until the next write of that very kind.
+_PROGRESS_ON_REQUEST = (3, 5, 8)
 
 
 class KubeServer:
@@ -157,10 +160,10 @@ class KubeServer:
             "--allow-privileged=true",
             "--endpoint-reconciler-type=none",
         ]
-        said = subprocess.run([str(self._apiserver), "--version"], capture_output=True, text=True, check=True).stdout
-        if tuple(int(number) for number in re.findall(r"\d+", said)[:2]) < _NODE_BINDING_BY_DEFAULT:
-            argv.append("--feature-gates=" + ",".join(f"{gate}=true" for gate in _NODE_BINDING))
-        return argv
+        gates = [f"{gate}=true" for gate in _NODE_BINDING] if _version(self._apiserver) < _NODE_BINDING_BY_DEFAULT else []
+        if _version(self._etcd) < _PROGRESS_ON_REQUEST:
+            gates.append("WatchList=false")
+        return [*argv, "--feature-gates=" + ",".join(gates)] if gates else argv
 
     @staticmethod
     def _log(binary: Path) -> str:
@@ -173,3 +176,12 @@ class KubeServer:
             if log.exists():
                 words += [f"--- {binary.name}", *log.read_text(errors="replace").splitlines()[-LOG_LINES:]]
         return "\n".join(words)
+
+
+def _version(binary: Path) -> tuple[int, ...]:
+    """The first version that `--version` tells."""
+    said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    if found is None:
+        raise RuntimeError(f"{binary} --version tells none: {said}")
+    return tuple(int(number) for number in found[0].split("."))
