@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from tests.lab.api.client import ApiStatus, Json
-from tests.lab.api.store import Key, Kind, Store, refusal
+from tests.lab.api.refusals import Kind, refusal
+from tests.lab.api.store import Key, Store
 
 NODES = Kind("", "v1", "Node", "nodes", has_status=True)
 SERVICE_ACCOUNTS = Kind("", "v1", "ServiceAccount", "serviceaccounts", namespaced=True)

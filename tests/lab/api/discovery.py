@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from tests.lab.api.client import Json
-from tests.lab.api.store import Kind, refusal
+from tests.lab.api.refusals import Kind, refusal
 
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 STATUS_VERBS = ["get", "patch", "update"]

@@ -16,7 +16,8 @@ from aiohttp import web
 from tests.lab.api.access import BINDINGS, NODES, ROLES, SERVICE_ACCOUNTS, Access, Asked, parse_request
 from tests.lab.api.client import ApiStatus, Json
 from tests.lab.api.discovery import document
-from tests.lab.api.store import RECREATED, Key, Kind, Store, UnreadableError, bad_request, conflict, invalid, merged, refusal
+from tests.lab.api.refusals import RECREATED, Kind, UnreadableError, bad_request, conflict, invalid, refusal
+from tests.lab.api.store import Key, Store, merged
 from tests.lab.api.watching import Selection, Watch
 
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", has_status=True)

@@ -1,8 +1,7 @@
 """What is stored, in which version, and what happened since?  The embedded server's etcd: objects, versions, history.
 
 Knows nothing of HTTP, users or time-outs.  An object in the store is never mutated, only replaced, so snapshots are
-references.  Errors are `ApiStatus` with the codes, reasons and messages of a real server 1.37, as
-`tests/contract/test_api_server.py` compares them.  Not thread-safe: it belongs to the server's event loop.
+references.  Errors are those of `refusals`.  Not thread-safe: it belongs to the server's event loop.
 """
 
 import base64
@@ -18,39 +17,17 @@ from http import HTTPStatus
 from itertools import takewhile
 from typing import NamedTuple
 
-from tests.lab.api.client import ApiStatus, Json
+from tests.lab.api.client import Json
+from tests.lab.api.refusals import RECREATED, Kind, UnreadableError, bad_request, conflict, invalid, refusal
 
 HISTORY = 100_000  # changes; a lab of 1,000 nodes makes 5,000
 SNAPSHOTS = 100  # unfinished listings
-RECREATED = "The object might have been deleted and then recreated"
 _TOO_OLD_PAGE = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the "
     "continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing "
     "with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the "
     "time the first chunk was returned and now may show up in the list."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A row of the table of what is served; `plural` is the resource's name in paths."""
-
-    group: str
-    version: str
-    kind: str
-    plural: str
-    namespaced: bool = False
-    has_status: bool = False
-
-    @property
-    def api_version(self) -> str:
-        """`v1` for the core group, else `GROUP/VERSION`."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def qualified(self) -> str:
-        """The resource's name as error messages give it: `nodes`, `clusterroles.rbac.authorization.k8s.io`."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
 class Key(NamedTuple):
@@ -83,35 +60,6 @@ class Page:
     version: int
     token: str
     remaining: int
-
-
-def refusal(status: HTTPStatus, reason: str, message: str, **details: str) -> ApiStatus:
-    """A Status as a real server writes it."""
-    body: Json = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
-    body |= {"reason": reason, "code": int(status)}
-    return ApiStatus(body | ({"details": details} if details else {}))
-
-
-def bad_request(message: str) -> ApiStatus:
-    """The client is wrong, whatever the state."""
-    return refusal(HTTPStatus.BAD_REQUEST, "BadRequest", message)
-
-
-def conflict(what: str, kind: str, name: str, why: str) -> ApiStatus:
-    """The object is not the one that was meant; a real server says now `nodes`, now `Node` for `what` and `kind`."""
-    message = f'Operation cannot be fulfilled on {what} "{name}": {why}'
-    return refusal(HTTPStatus.CONFLICT, "Conflict", message, name=name, kind=kind)
-
-
-def invalid(kind: Kind, name: str, field: str, why: str) -> ApiStatus:
-    """The object may not look like this."""
-    message = f'{kind.kind} "{name}" is invalid: {field}: {why}'
-    named = {"name": name} if name else {}
-    return refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message, **named, kind=kind.kind)
-
-
-class UnreadableError(Exception):
-    """Content that does not fit the kind's fields."""
 
 
 class Store:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from tests.lab.api.client import Json
-from tests.lab.api.store import Change, Kind, Store, refusal
+from tests.lab.api.refusals import Kind, refusal
+from tests.lab.api.store import Change, Store
 
 Write = Callable[[bytes], Awaitable[None]]
 
