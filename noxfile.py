@@ -47,6 +47,8 @@ def prepare(session: nox.Session) -> list[str]:
     problem = preflight(packages=packages, apt="--no-apt" not in session.posargs)
     if problem:
         session.error(problem)
+    if packages:
+        run(session, "python", "-m", "tests.lab.api.kube_binary")
     return arguments
 
 

@@ -23,16 +23,16 @@ NO_KEY = PublicKey("(made at the first start)")
 def show_plan(file: Path, node: str) -> str:
     """What the agent of `node` would make of the Nodes in `file`; ConfigError if there is nothing to plan."""
     decoded = [decode_node(body, own=NodeName(node)) for body in _nodes(file)]
-    nodes = frozenset(n for n in decoded if isinstance(n, NodeFacts))
-    own = next((n for n in nodes if n.name == node), None)
+    nodes = sorted((n for n in decoded if isinstance(n, NodeFacts)), key=lambda n: (n.created, n.uid))
+    own = next((n for n in reversed(nodes) if n.name == node), None)
     if own is None:
         known = ", ".join(sorted(n.name for n in nodes)) or "no Node"
         raise ConfigError(f"{file} has no Node {node}; it has {known}")
     host = HostFacts(public_key=own.public_key or NO_KEY, default_mtu=UNDERLAY_MTU)
     config = Settings(NODE_NAME=node, KUBERNETES_SERVICE_HOST="unknown").config()
-    planned = plan(ClusterState(nodes=nodes), config, host)
+    planned = plan(ClusterState(nodes=frozenset(nodes)), config, host)
     problems = planned.problems | {p for p in decoded if isinstance(p, Problem)}
-    names = {n.public_key: n.name for n in nodes}
+    names = {n.public_key: n.name for n in reversed(nodes)}  # of a repeated key the oldest is the peer
     desired = planned.desired
     lines = [f"node {node}", *(_desired(desired, config, names) if desired else ()), *_section("problems", problems)]
     return "\n".join(lines) + "\n"
@@ -44,7 +44,7 @@ def _nodes(file: Path) -> Iterator[dict[str, object]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: {error}; it must be what `kubectl get nodes -o yaml` prints") from error
     for document in documents:
-        items = document.get("items", [document]) if isinstance(document, dict) else []
+        items = (document.get("items", [document]) or []) if isinstance(document, dict) else []
         yield from (i for i in items if isinstance(i, dict) and i.get("kind") == "Node")
 
 

@@ -234,3 +234,80 @@ def test_the_counters_of_a_peer_are_no_difference() -> None:
     one = peer(1, "10.2.0.0/24")
 
     assert not diff({key("b"): one}, {key("b"): replace(one, handshake=5, received=7, sent=9)})
+
+
+def test_an_unreachable_route_in_our_place_is_taken_over(wireguard: Place) -> None:
+    wireguard.run("ip", "route", "add", "unreachable", "10.2.0.0/24", "metric", "4294967295", "proto", "static")
+    wireguard.run("ip", "route", "add", "unreachable", "10.7.0.0/24", "metric", "7")
+    wanted = routes(RouteKind.CLOSED, "10.2.0.0/24 fd00:2::/64")
+
+    async def take(table: Table) -> None:
+        (found,) = (await table.observe()).values()
+        assert not found.ours
+        await brought_to(table, wanted)
+        assert await table.observe() == wanted
+
+    Bench(wireguard, real("closed", wireguard)).run(take)
+    assert "unreachable 10.7.0.0/24" in wireguard.run("ip", "route")
+
+
+def test_an_address_that_cannot_be_written_does_not_stop_the_others(wireguard: Place) -> None:
+    wireguard.run("sysctl", "-qw", f"net.ipv6.conf.{LINK}.disable_ipv6=1")
+
+    async def write(table: Table) -> None:
+        with pytest.raises(KernelError, match="fd00:1::1"):
+            await brought_to(table, dict.fromkeys(map(ip_interface, ("fd00:1::1/128", "10.1.0.1/32"))))
+        assert set(await table.observe()) == {ip_interface("10.1.0.1/32")}
+
+    Bench(wireguard, real("addresses", wireguard)).run(write)
+
+
+def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place) -> None:
+    """As pods do; the kernel's lists of links and of addresses are not of the same instant."""
+    churn = "while :; do ip link add e0 type veth peer name e1; ip addr add 10.9.0.1/32 dev e0; ip link del e0; done"
+    process = place.popen("sh", "-c", churn, log="/run/churn.log")
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
+    place.batch("addr add 192.0.2.1/24 dev eth0", "route add 198.18.0.0/24 dev eth0 mtu 1400")
+
+    async def look() -> None:
+        async with Rtnl(LINK) as rtnl:
+            for _ in range(150):
+                rtnl.forget_paths()
+                assert await rtnl.path_mtus(ips("192.0.2.1 192.0.2.2 198.18.0.1 203.0.113.1")) == (
+                    {ips("192.0.2.2")[0]: 1450, ips("198.18.0.1")[0]: 1400},
+                    1450,
+                )
+
+    with place.network():
+        asyncio.run(look())
+    place.close()
+    process.wait()
+
+
+NONSENSE = (b"\n\n", b"errno=x\n\n", b"\xff\nerrno=0\n\n", b"half")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        *((kind, answer) for kind in ("device", "peers") for answer in NONSENSE),
+        ("device", b"listen_port=x\nerrno=0\n\n"),
+        ("device", b"private_key=00\nerrno=0\n\n"),
+        ("peers", b"public_key=zz\nerrno=0\n\n"),
+        ("peers", b"public_key=00\nrx_bytes=x\nerrno=0\n\n"),
+    ],
+)
+def test_an_implementation_that_talks_nonsense_is_named(kind: str, answer: bytes, tmp_path: Path) -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\n\n")
+            writer.write(answer)
+            writer.close()
+
+        socket = UapiSocket(LINK, directory=tmp_path)
+        table: Table = DeviceTable(socket, PRIVATE) if kind == "device" else PeerTable(socket)
+        async with await asyncio.start_unix_server(serve, tmp_path / f"{LINK}.sock"):
+            with pytest.raises(KernelError, match="get WireGuard device wigglenet: "):
+                await table.observe()
+
+    asyncio.run(main())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import cluster, config, host, key, nets, node, numbered
+from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from tests.fakes import FakePeers, FakeTable
 from tests.virtual_time import run
 from wigglenet_operator.agent.loop import Loop
@@ -108,7 +108,7 @@ def test_without_the_own_node_everything_stays_as_it_is() -> None:
 
     assert (bench.content, bench.writes) == (before, writes)
     assert [p.subject for p in report.problems] == ["node a"]
-    assert report.phase == "Waiting"
+    assert report.waiting
 
 
 def test_a_node_that_left_takes_its_peer_and_routes_along() -> None:
@@ -337,6 +337,43 @@ def test_a_turn_without_changes_says_nothing(caplog: pytest.LogCaptureFixture) -
     Server().hear((0, report()))
 
     assert caplog.messages == []
+
+
+def test_a_changed_endpoint_that_could_not_be_written_is_wanted_again() -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    bench.store.put(replace(B, internal_ips=ips("192.0.2.77")))
+    bench.tables["peers"].broken = "refused"
+    bench.turn()
+    bench.tables["peers"].broken = ""
+    bench.turn()
+
+    assert str(bench.tables["peers"].content[key("b")].endpoint) == "192.0.2.77:24601"
+
+
+def test_withdrawing_the_cni_file_waits_for_nothing() -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    assert bench.tables["cni"].content
+    bench.tables["annotations"].broken = "away"
+    bench.store.put(node("0", pods="10.1.0.0/24", internal="192.0.2.9", created="2025-01-01T00:00:00Z"))
+    bench.turn()
+
+    assert not bench.tables["cni"].content
+
+
+def test_a_turn_that_waits_solves_no_problem(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    Server().hear((0, report(problems=1)), (1, replace(report(), waiting=True)), (2, report(problems=1)))
+
+    assert caplog.messages == ["problem: node n0: bad"]
+
+
+def test_a_problem_of_any_length_leaves_the_status_short() -> None:
+    server = Server()
+    server.hear((0, replace(report(), problems=frozenset({Problem(subject="node x", text="y" * 100_000)}))))
+
+    assert len(server.annotations[STATUS]) < 500
 
 
 def test_the_fake_peers_route_an_address_to_one_peer_only() -> None:

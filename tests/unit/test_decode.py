@@ -97,6 +97,27 @@ def test_a_bad_annotation_is_named_and_the_rest_is_used(annotation: str, value: 
     assert facts.spec_pod_cidrs == nets("10.2.0.0/24 fd00:2::/64")
 
 
+def test_many_bad_values_are_counted_not_listed() -> None:
+    facts = decoded(**{"wigglenet/node-ips": str(list(range(40_000)))})
+
+    assert len(facts.problems) == 6
+    assert "a further 39995 values" in facts.problems[-1].text
+
+
+def test_a_huge_value_is_named_in_few_characters() -> None:
+    (problem,) = decoded(**{"wigglenet/node-ips": f'["{"1" * 200_000}"]'}).problems
+
+    assert len(problem.text) < 250
+
+
+def test_annotations_that_are_no_text_are_left_alone() -> None:
+    metadata = {**BODY["metadata"], "creationTimestamp": None, "annotations": {**BODY["metadata"]["annotations"], "x": 1}}
+    facts = decode_node({**BODY, "metadata": metadata}, own=NodeName("a"))
+
+    assert isinstance(facts, NodeFacts)
+    assert facts.public_key == key("b")
+
+
 def test_one_bad_network_costs_that_network_only() -> None:
     assert decoded(**{"wigglenet/pod-cidrs": '["10.2.0.0/24","x/1"]'}).pod_cidrs == nets("10.2.0.0/24")
 

@@ -57,6 +57,34 @@ def test_a_key_path_that_cannot_be_says_what_to_do(tmp_path: Path) -> None:
         load_or_create(tmp_path / "file/private.key")
 
 
+def test_a_key_path_that_is_a_directory_or_leads_nowhere_is_refused_and_untouched(tmp_path: Path) -> None:
+    directory, dangling = tmp_path / "directory", tmp_path / "dangling"
+    directory.mkdir(mode=0o755)
+    dangling.symlink_to(tmp_path / "nowhere")
+
+    for path in (directory, dangling):
+        with pytest.raises(ConfigError, match="is no file"):
+            load_or_create(path)
+    assert directory.stat().st_mode & 0o777 == 0o755
+    assert dangling.is_symlink()
+
+
+def test_a_left_over_of_a_crash_does_not_open_the_key_to_others(tmp_path: Path) -> None:
+    left = tmp_path / ".private.key.new"
+    left.write_text("half")
+    left.chmod(0o644)
+    load_or_create(tmp_path / "private.key")
+
+    assert (tmp_path / "private.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_of_zeros_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "private.key"
+    path.write_text(base64.b64encode(bytes(32)).decode())
+
+    assert any(load_or_create(path).raw)
+
+
 def test_a_key_shows_in_no_repr(tmp_path: Path) -> None:
     key = load_or_create(tmp_path / "private.key")
 

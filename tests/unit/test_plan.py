@@ -288,3 +288,53 @@ def test_a_dark_peer_gets_the_announced_endpoint_again(counters: dict[str, int],
     before = Sighting(announced=ANNOUNCED, received=5, sent=1, since=since)
 
     assert settled(peer_at("198.18.0.7", **counters), before) == f"{chosen}:24601"
+
+
+def test_a_network_whose_node_is_no_peer_stays_closed_all_the_same() -> None:
+    keyless = replace(B, public_key=None)
+
+    assert {"10.2.0.0/24", "fd00:2::/64"} <= {str(k.to) for k in desired(A, keyless).closed}
+    assert not desired(A, keyless).routes
+
+
+def test_an_own_network_that_is_refused_withholds_the_cni_file() -> None:
+    older = node("0", pods="10.1.0.0/24", internal="192.0.2.9", created="2025-01-01T00:00:00Z")
+
+    assert desired(A, older).cni == {}
+    assert any(
+        "the CNI file is withheld while 10.1.0.0/24 of its spec.podCIDRs cannot be used" in text for text in told(A, older)
+    )
+    assert json.loads(desired(A, older).annotations["wigglenet/pod-cidrs"]) == ["fd00:1::/64"]
+
+
+def test_a_network_too_small_for_host_local_withholds_the_cni_file() -> None:
+    tiny = replace(A, spec_pod_cidrs=nets("10.1.0.0/31"))
+
+    assert desired(tiny).cni == {}
+    assert "host-local needs more than 10.1.0.0/31" in told(tiny)[0]
+
+
+def test_of_two_nodes_of_one_name_the_younger_counts() -> None:
+    moved = replace(B, uid=type(B.uid)("new"), created="2026-05-01T00:00:00Z", internal_ips=ips("192.0.2.77"))
+    endpoint = desired(A, B, moved).peers[key("b")].endpoint
+
+    assert endpoint
+    assert str(endpoint.address) == "192.0.2.77"
+    assert told(A, B, moved) == []
+
+
+@pytest.mark.parametrize("network", ["128.0.0.0/2", "64.0.0.0/2", "fe00::/8", "240.0.0.0/8", "12.0.0.0/7", "2000::/3"])
+def test_what_holds_more_than_a_nodes_unicast_addresses_is_refused(network: str) -> None:
+    assert tunnel_routes(desired(A, node("c", pods=network, spec="", internal="198.18.0.3"))) == set()
+
+
+def test_a_closed_route_of_somebody_else_stays_for_ever() -> None:
+    foreign = {GONE: Route(kind=RouteKind.CLOSED, ours=False)}
+
+    assert keep_closed({}, foreign, {GONE: 0.0}, now=1e6) == (foreign, {})
+
+
+def test_a_dark_peer_is_found_dark_after_the_clock_was_set_back() -> None:
+    before = Sighting(announced=ANNOUNCED, received=5, sent=1, since=900.0)
+
+    assert settled(peer_at("198.18.0.7", sent=10, received=5, handshake=4600), before) == "192.0.2.2:24601"

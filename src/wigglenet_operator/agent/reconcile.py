@@ -1,20 +1,16 @@
 """One turn: observe, plan, diff, apply, report."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
+from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, observe
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
-from wigglenet_operator.kernel.ports import KeyedTable
-from wigglenet_operator.model.changes import Changes, diff
+from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts
 from wigglenet_operator.model.report import StepReport, TurnReport
-from wigglenet_operator.plan.desired import STEPS, Memory, Plan, plan, settle
+from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
 
-Tables = Mapping[str, KeyedTable[Any, Any]]  # each has types of its own; STEPS ties their names to DesiredState
-Observed = Mapping[str, Mapping[Any, Any] | WigglenetError]
-Steps = dict[str, StepReport]
 WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True)
 
 
@@ -36,68 +32,38 @@ class Reconciler:
         self._memory = Memory()
 
     async def turn(self) -> TurnReport:
-        """One turn from start to end on one snapshot; KernelError and ApiError end up in the report."""
+        """One turn on one snapshot; what a table refuses ends up in the report, KernelError if the node cannot be seen."""
         cluster = self._store.snapshot()
         if cluster is None:
             return WAITING
-        actual = await self._observe()
+        actual = await observe(self._tables)
         planned = plan(cluster, self._config, await self._look(cluster))
-        steps = await self._apply(self._diff(planned, actual))
+        if planned.desired is None:
+            return TurnReport(steps={}, problems=planned.problems, waiting=True)
+        differences, memory = self._diff(planned, actual)
+        steps = await apply(self._tables, differences)
+        self._remember(memory, steps)
         return self._report(planned, actual, steps)
 
-    async def _observe(self) -> Observed:
-        return {name: await _seen(table) for name, table in self._tables.items()}
-
-    def _diff(self, planned: Plan, actual: Observed) -> Mapping[str, Changes[Any, Any] | WigglenetError]:
-        if planned.desired is None:
-            return {}
+    def _diff(self, planned: Plan, actual: Observed) -> tuple[Differences, Memory]:
+        assert planned.desired  # noqa: S101 - turn() has looked
         readable = {name: table for name, table in actual.items() if not isinstance(table, WigglenetError)}
-        desired, self._memory = settle(planned.desired, readable, self._memory, times=self._clock())
-        return {
-            name: table if isinstance(table, WigglenetError) else diff(table, getattr(desired, name))
-            for name, table in actual.items()
-        }
+        desired, memory = settle(planned.desired, readable, self._memory, times=self._clock())
+        differences = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
+        return {**{n: t for n, t in actual.items() if isinstance(t, WigglenetError)}, **differences}, memory
 
-    async def _apply(self, changes: Mapping[str, Changes[Any, Any] | WigglenetError]) -> Steps:
-        done: Steps = {}
-        for step in STEPS if changes else ():
-            needed = tuple(done) if step.needs == ("*",) else step.needs
-            failed = next((name for name in needed if done[name].error), None)
-            done[step.table] = (
-                StepReport(error=f"waits for {failed}")
-                if failed
-                else await _step(self._tables[step.table], changes[step.table])
-            )
-        return done
-
-    def _report(self, planned: Plan, actual: Observed, steps: Steps) -> TurnReport:
-        desired, peers = planned.desired, actual["peers"]
-        met = 0 if isinstance(peers, WigglenetError) else sum(1 for p in peers.values() if p.handshake)
-        mtu = desired.link[self._config.link].mtu if desired else None
-        return TurnReport(
-            steps=steps,
-            problems=planned.problems,
-            mtu=mtu,
-            peers=len(desired.peers) if desired else 0,
-            handshaken=met,
-            waiting=desired is None,
+    def _remember(self, memory: Memory, steps: Mapping[str, StepReport]) -> None:
+        """What was not written was not yet seen either: the next turn must want it again."""
+        old = self._memory
+        self._memory = Memory(
+            sightings=old.sightings if steps["peers"].error else memory.sightings,
+            orphans=old.orphans if steps["closed"].error else memory.orphans,
         )
 
-
-async def _seen(table: KeyedTable[Any, Any]) -> Mapping[Any, Any] | WigglenetError:
-    try:
-        return await table.observe()
-    except WigglenetError as error:
-        return error
-
-
-async def _step(table: KeyedTable[Any, Any], changes: Changes[Any, Any] | WigglenetError) -> StepReport:
-    if isinstance(changes, WigglenetError):
-        return StepReport(error=str(changes))
-    if not changes:
-        return StepReport()
-    try:
-        await table.apply(changes)
-    except WigglenetError as error:
-        return StepReport(error=str(error))
-    return StepReport(added=len(changes.add), changed=len(changes.change), removed=len(changes.remove))
+    def _report(self, planned: Plan, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:
+        assert planned.desired  # noqa: S101 - turn() has looked
+        wanted, there = planned.desired.peers, actual["peers"]
+        known = {} if isinstance(there, WigglenetError) else there
+        met = sum(1 for key, peer in known.items() if key in wanted and peer.handshake)
+        mtu = planned.desired.link[self._config.link].mtu
+        return TurnReport(steps=steps, problems=planned.problems, mtu=mtu, peers=len(wanted), handshaken=met)

@@ -13,10 +13,11 @@ from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.loop import Loop
-from wigglenet_operator.agent.reconcile import Reconciler, Tables
+from wigglenet_operator.agent.reconcile import Reconciler
+from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
-from wigglenet_operator.errors import ApiError
+from wigglenet_operator.errors import ApiError, WigglenetError
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
@@ -106,21 +107,20 @@ class _Agent:
 
     def seen(self, body: Mapping[str, Any]) -> None:
         """Kopf's thread: decode there, record here."""
-        self._cross(decode_node(body, own=self._config.node_name))
-
-    def gone(self, body: Mapping[str, Any]) -> None:
-        """Kopf's thread: a UID is all that is needed."""
-        self._here.call_soon_threadsafe(self.store.drop, NodeUID(str(body["metadata"]["uid"])))
-
-    def _cross(self, decoded: NodeFacts | Problem) -> None:
+        decoded = decode_node(body, own=self._config.node_name)
         if isinstance(decoded, Problem):
             log.warning("problem: %s", decoded)
+            self.gone(body)
         else:
             self._here.call_soon_threadsafe(self.store.put, decoded)
 
+    def gone(self, body: Mapping[str, Any]) -> None:
+        """Kopf's thread: a UID is all that is needed."""
+        self._here.call_soon_threadsafe(self.store.drop, NodeUID(str(body["metadata"].get("uid"))))
+
     def _put(self, body: Mapping[str, Any]) -> None:
         decoded = decode_node(body, own=self._config.node_name)
-        if isinstance(decoded, NodeFacts):
+        if isinstance(decoded, NodeFacts) and self.store.knows(decoded.uid):  # it may have been deleted meanwhile
             self.store.put(decoded)
 
     def _published(self) -> Mapping[str, str]:
@@ -138,7 +138,14 @@ class _Agent:
 
     async def _turn(self) -> bool:
         start = time.monotonic()
-        report = await self._reconciler.turn()
+        try:
+            report = await self._reconciler.turn()
+        except WigglenetError as error:
+            log.error("this node cannot be looked at, nothing was touched: %s", error)  # noqa: TRY400 - no bug, no traceback
+            return False
+        except Exception:
+            log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
+            return False
         self._teller.tell(report, seconds=time.monotonic() - start)
         if report.wrote:
             self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
@@ -148,9 +155,13 @@ class _Agent:
         """Ask what exists until all of it has been recorded."""
         while not self.store.complete:
             try:
-                self.store.expect(await list_node_uids(self._api))
+                uids = await list_node_uids(self._api)
             except ApiError as error:
                 log.warning("%s", error)
+            else:
+                self.store.expect(uids)
+                if not self.store.complete:
+                    log.info("waiting until each of %d Nodes has been seen", len(uids))
             await asyncio.sleep(CENSUS_SECONDS)
 
 

@@ -28,6 +28,10 @@ class ClusterStore:
         if before != facts or self.complete != was_complete:
             self._changed()
 
+    def knows(self, uid: NodeUID) -> bool:
+        """Whether a Node has been recorded and not been dropped."""
+        return uid in self._nodes
+
     def drop(self, uid: NodeUID) -> None:
         """Forget a Node; one that is not known is fine."""
         was_complete, before = self.complete, self._nodes.pop(uid, None)

@@ -15,6 +15,8 @@ STATUS_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 """Between a change and its write: a start or a join changes several things in a row."""
 STATUS_PROBLEMS = 5
+STATUS_CHARACTERS = 200
+"""Of each problem; annotations of a Node have 256 KiB in all."""
 
 
 class Teller:
@@ -36,8 +38,9 @@ class Teller:
 
     def tell(self, report: TurnReport, *, seconds: float) -> None:
         """Log what is new, and have the status written if it is not what the Node has."""
-        self._log(report, seconds)
+        self._log_problems(report)
         if not report.waiting:
+            self._log_steps(report, seconds)
             self._status = render_status(report, version=self._version)
             if self._published().get(STATUS) != self._status:
                 self._news.set()
@@ -57,12 +60,15 @@ class Teller:
                 self._news.set()
             await asyncio.sleep(STATUS_SECONDS - SETTLE_SECONDS)
 
-    def _log(self, report: TurnReport, seconds: float) -> None:
+    def _log_problems(self, report: TurnReport) -> None:
+        gone = frozenset() if report.waiting else self._problems - report.problems  # a turn that waits knows too little
         for problem in sorted(report.problems - self._problems):
             log.warning("problem: %s", problem)
-        for problem in sorted(self._problems - report.problems):
+        for problem in sorted(gone):
             log.info("solved: %s", problem)
-        self._problems = report.problems
+        self._problems = (self._problems | report.problems) - gone
+
+    def _log_steps(self, report: TurnReport, seconds: float) -> None:
         errors = {name: step.error for name, step in report.steps.items() if step.error}
         for name, error in errors.items():
             if self._errors.get(name) != error:
@@ -76,7 +82,7 @@ class Teller:
 def render_status(report: TurnReport, *, version: str) -> str:
     """Compact JSON: phase, version, wireguard, mtu, peers, handshaken, problems (the first 5 by name)."""
     errors = (f"{name}: {step.error}" for name, step in report.steps.items() if step.error)
-    problems = [*errors, *map(str, sorted(report.problems))]
+    problems = [text[:STATUS_CHARACTERS] for text in (*errors, *map(str, sorted(report.problems)))]
     status = {
         "phase": report.phase,
         "version": version,

@@ -45,7 +45,9 @@ def load_or_create(path: Path) -> PrivateKey:
     """
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if path.exists():
+        if os.path.lexists(path):
+            if not path.is_file():
+                raise ConfigError(f"key file {path} is no file (a directory, or a link to nothing); make it one or remove it")
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
                 log.warning("key file %s could be read by others; tightened to 0600", path)
@@ -64,7 +66,7 @@ def _parsed(text: bytes) -> PrivateKey | None:
         raw = base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
         return None
-    return PrivateKey(raw) if len(raw) == KEY_BYTES else None
+    return PrivateKey(raw) if len(raw) == KEY_BYTES and any(raw) else None
 
 
 def _set_aside(path: Path) -> Path:
@@ -76,7 +78,8 @@ def _set_aside(path: Path) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

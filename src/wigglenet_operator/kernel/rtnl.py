@@ -11,8 +11,9 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
+from wigglenet_operator.kernel.ports import attempt_all
 from wigglenet_operator.model.changes import Changes
-from wigglenet_operator.model.desired import IPInterface, Link, Route, RouteKey, RouteKind
+from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import IPAddress
 
 PROTOCOL = 157
@@ -23,6 +24,8 @@ SCOPE_NOWHERE = 255
 """On deletion: any scope (net/ipv4/fib_semantics.c)."""
 AF_INET, AF_INET6 = 2, 10
 IFF_UP = 1
+RTM_F_FIB_MATCH = 0x2000
+"""Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
 
 
 class Rtnl:
@@ -71,7 +74,8 @@ class Rtnl:
         of the addresses (this node's own are among them), else that of the default route's interface.
         """
         links = {m["index"]: m.get("mtu") for m in await self.call("link", "dump")}
-        local = {ip_address(m.get("address")): links[m["index"]] for m in await self.call("addr", "dump", family=0)}
+        found = await self.call("addr", "dump", family=0)  # may know links that came after the dump of links
+        local = {ip_address(_address(m)): links[m["index"]] for m in found if m["index"] in links}
         own = {local[address] for address in addresses if address in local}
         paths = {a: mtu for a in addresses if a not in local and (mtu := await self._path_mtu(a, links))}
         if own:
@@ -86,7 +90,7 @@ class Rtnl:
 
     async def _look_up(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
         try:
-            (route,) = await self.call("route", "get", dst=str(address))
+            (route,) = await self.call("route", "get", dst=str(address), flags=RTM_F_FIB_MATCH)
         except KernelError:  # no route: not reachable now, no say in the MTU
             return None
         metrics = route.get("metrics")
@@ -131,19 +135,24 @@ class AddressTable:
         if index is None:
             return {}
         messages = await self._rtnl.call("addr", "dump", index=index, family=0)
-        found = (ip_interface(f"{m.get('address')}/{m['prefixlen']}") for m in messages if m["index"] == index)
+        found = (ip_interface(f"{_address(m)}/{m['prefixlen']}") for m in messages if m["index"] == index)
         return {address: None for address in found if not address.is_link_local}
 
     async def apply(self, changes: Changes[IPInterface, None]) -> None:
         """Add first: the source address of running connections stays as long as it can."""
         index = await self._rtnl.existing_index()
-        for command, addresses in (("add", changes.put), ("del", changes.remove)):
-            for a in addresses:
-                await self._rtnl.call("addr", command, index=index, address=str(a.ip), prefixlen=a.network.prefixlen)
+        orders = [("add", a) for a in changes.put] + [("del", a) for a in changes.remove]
+        await attempt_all(
+            self._rtnl.call("addr", command, index=index, address=str(a.ip), prefixlen=a.network.prefixlen)
+            for command, a in orders
+        )
 
 
 class RouteTable:
-    """Our routes of one kind in the main table: through our link, or closed ones by their protocol."""
+    """The main table's routes of one kind that are, or would be in the way of, ours.
+
+    Through our link: all of them.  Closed: those of our protocol or of our metric.
+    """
 
     def __init__(self, rtnl: Rtnl, kind: RouteKind) -> None:
         self._rtnl = rtnl
@@ -151,46 +160,47 @@ class RouteTable:
 
     async def observe(self) -> dict[RouteKey, Route]:
         """May be empty. The kernel filters, so that a node with many foreign routes pays nothing for them."""
-        wanted: dict[str, Any] = {"type": self._kind.value}
-        if self._kind is RouteKind.TUNNEL:
-            wanted["oif"] = await self._rtnl.index()
-            if wanted["oif"] is None:
-                return {}
-        else:
-            wanted["proto"] = PROTOCOL
+        through = await self._through()
+        if through is None:
+            return {}
         found: dict[RouteKey, Route] = {}
-        for family in (AF_INET, AF_INET6):
-            for m in await self._rtnl.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all, **wanted):
-                if m["proto"] != PROTOCOL_KERNEL:  # what an address or fe80::/64 brings along
-                    to = ip_network((m.get("dst") or ("::" if family == AF_INET6 else "0.0.0.0"), m["dst_len"]))  # noqa: S104 - default route
-                    found[RouteKey(to=to, metric=m.get("priority") or 0)] = Route(kind=self._kind, ours=m["proto"] == PROTOCOL)
+        for family, anywhere in ((AF_INET, "0.0.0.0"), (AF_INET6, "::")):  # noqa: S104 - a destination
+            for m in await self._rtnl.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all, **through):
+                key = RouteKey(to=ip_network((m.get("dst") or anywhere, m["dst_len"])), metric=m.get("priority") or 0)
+                ours = m["proto"] == PROTOCOL
+                concerns = key.metric == CLOSED_METRIC if self._kind is RouteKind.CLOSED else m["proto"] != PROTOCOL_KERNEL
+                if ours or concerns:
+                    found[key] = Route(kind=self._kind, ours=ours)
         return found
 
     async def apply(self, changes: Changes[RouteKey, Route]) -> None:
-        """Write every route that can be written; KernelError naming the others.
+        """Write every route that can be written.
 
-        A new one is added, never replaced over what is there: an equal route that is not ours is somebody's.
+        A new one is added, never replaced over what is there: an equal route by another way is somebody's.
         """
-        through: dict[str, Any] = {"type": self._kind.value}
-        if self._kind is RouteKind.TUNNEL:
-            through["oif"] = await self._rtnl.existing_index()
-        refused: list[str] = []
-        for command, routes in (("add", changes.add), ("replace", changes.change), ("del", changes.remove)):
-            for key in routes:
-                extra = {"scope": SCOPE_NOWHERE} if command == "del" and key.to.version == 4 else {}
-                try:
-                    await self._rtnl.call(
-                        "route", command, dst=str(key.to), priority=key.metric, **_protocol(command), **extra, **through
-                    )
-                except KernelError as error:
-                    refused.append(str(error))
-        if refused:
-            raise KernelError("; ".join(refused))
+        through = await self._through()
+        if through is None:
+            raise MissingLink(f"link {self._rtnl.link} does not exist")
+        orders = (("add", changes.add), ("replace", changes.change), ("del", changes.remove))
+        await attempt_all(self._write(command, key, through) for command, routes in orders for key in routes)
+
+    async def _through(self) -> dict[str, Any] | None:
+        """What our routes of this kind have in common; None without the link that they need."""
+        if self._kind is RouteKind.CLOSED:
+            return {"type": self._kind.value}
+        index = await self._rtnl.index()
+        return None if index is None else {"type": self._kind.value, "oif": index}
+
+    async def _write(self, command: str, key: RouteKey, through: Mapping[str, Any]) -> None:
+        # A deletion names no protocol, so that it finds what was taken over as well, and any scope.
+        any_scope = {"scope": SCOPE_NOWHERE} if key.to.version == 4 else {}
+        extra = any_scope if command == "del" else {"proto": PROTOCOL}
+        await self._rtnl.call("route", command, dst=str(key.to), priority=key.metric, **extra, **through)
 
 
-def _protocol(command: str) -> dict[str, int]:
-    """A deletion names no protocol, so that it finds what was taken over as well."""
-    return {} if command == "del" else {"proto": PROTOCOL}
+def _address(message: Any) -> str:  # noqa: ANN401 - pyroute2 is untyped
+    """The node's own address; IFA_ADDRESS is the other end's on a point-to-point link."""
+    return str(message.get("local") or message.get("address"))
 
 
 def _all(_: object) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.kernel.ports import attempt_all
 from wigglenet_operator.model.changes import Changes
 
 log = logging.getLogger(__name__)
@@ -22,22 +23,18 @@ class SysctlTable:
 
     async def observe(self) -> dict[str, str]:
         """Value by path; a setting that does not exist (its link is missing) is not in it."""
-        paths = {name: self._proc / "sys" / name for name in self._names}
-        return {name: path.read_text().strip() for name, path in paths.items() if path.exists()}
+        return {name: value for name in self._names if (value := self._read(name)) is not None}
 
     async def apply(self, changes: Changes[str, str]) -> None:
-        """Write each setting; each change is logged, for it concerns the whole node."""
+        """Write every setting that can be written; each change is logged, for it concerns the whole node."""
         if FORWARDING in changes.put:
-            self._keep_advertised_routes()
-        for name, value in changes.put.items():
-            self._write(name, value)
+            await attempt_all(self._write(name, "2") for name in self._advertised_defaults())
+        await attempt_all(self._write(name, value) for name, value in changes.put.items())
 
-    def _keep_advertised_routes(self) -> None:
-        """Turning forwarding on drops the default route of a router advertisement for good, unless accept_ra is 2 before."""
-        for link in self._links_with_advertised_default():
-            name = f"net/ipv6/conf/{link}/accept_ra"
-            if (self._proc / "sys" / name).read_text().strip() == "1":
-                self._write(name, "2")
+    def _advertised_defaults(self) -> list[str]:
+        """What must be 2 before forwarding is 1, which else drops the default route of a router advertisement for good."""
+        names = {f"net/ipv6/conf/{link}/accept_ra" for link in self._links_with_advertised_default()}
+        return sorted(name for name in names if self._read(name) == "1")
 
     def _links_with_advertised_default(self) -> Iterator[str]:
         table = self._proc / "net/ipv6_route"
@@ -47,7 +44,15 @@ class SysctlTable:
             if is_default and int(flags, 16) & RTF_DEFAULT_BY_RA == RTF_DEFAULT_BY_RA:
                 yield link
 
-    def _write(self, name: str, value: str) -> None:
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self._proc / "sys" / name).read_text().strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # a link that goes while it is read: EINVAL, ENODEV
+            raise KernelError(f"read {name}: {error.strerror}") from error
+
+    async def _write(self, name: str, value: str) -> None:
         try:
             (self._proc / "sys" / name).write_text(value)
         except OSError as error:

@@ -8,10 +8,11 @@ at each line.
 import asyncio
 import base64
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.keys import PrivateKey
@@ -19,6 +20,9 @@ from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
 from wigglenet_operator.model.facts import PublicKey
 
+Lines = Sequence[tuple[str, str]]
+"""Keys and values of an answer, in order."""
+T = TypeVar("T")
 REPLY_LIMIT = 1 << 26
 """Bytes; 5,000 peers take 1.2 MB."""
 SECONDS = 5
@@ -34,9 +38,13 @@ class UapiSocket:
         self.link = link
         self._path = directory / f"{link}.sock"
 
-    async def get(self) -> list[tuple[str, str]]:
-        """The device as key and value lines, in order; MissingLink if nobody answers."""
-        return [(k, v) for k, _, v in (line.partition("=") for line in await self._exchange(["get=1"]))]
+    async def read(self, parse: Callable[[Lines], T]) -> T:
+        """What `parse` makes of the device's lines; MissingLink if nobody answers, KernelError if they make no sense."""
+        lines = [(k, v) for k, _, v in (line.partition("=") for line in await self._exchange(["get=1"]))]
+        try:
+            return parse(lines)
+        except ValueError as error:
+            raise KernelError(f"get WireGuard device {self.link}: it does not answer as the protocol says: {error}") from error
 
     async def set(self, lines: Iterable[str]) -> None:
         """Apply the lines in order; KernelError with the reason of the first that was refused."""
@@ -50,7 +58,7 @@ class UapiSocket:
                 try:
                     writer.write("".join(f"{line}\n" for line in [*lines, ""]).encode())
                     await writer.drain()
-                    reply = (await reader.readuntil(b"\n\n")).decode().splitlines()
+                    reply = await reader.readuntil(b"\n\n")
                 finally:
                     writer.close()
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -60,8 +68,11 @@ class UapiSocket:
             raise KernelError(f"{operation}: no answer within {SECONDS} s") from error
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             raise KernelError(f"{operation}: {error}") from error
-        *answer, status = (line for line in reply if line)
-        number = abs(int(status.removeprefix("errno=")))
+        try:
+            *answer, status = (line for line in reply.decode().splitlines() if line)
+            number = abs(int(status.removeprefix("errno=")))
+        except ValueError as error:
+            raise KernelError(f"{operation}: it does not answer as the protocol says: {error}") from error
         if number:
             raise KernelError(f"{operation}: {os.strerror(number)}")
         return answer
@@ -76,16 +87,7 @@ class DeviceTable:
 
     async def observe(self) -> dict[str, Device]:
         """Exactly one device; MissingLink without one."""
-        public, port = None, 0
-        for name, value in await self._socket.get():
-            match name:
-                case "private_key":
-                    public = PrivateKey(bytes.fromhex(value)).public
-                case "listen_port":
-                    port = int(value)
-                case "public_key":
-                    break  # the first peer: the device's own lines come before
-        return {self._socket.link: Device(public_key=public, port=port)}
+        return {self._socket.link: await self._socket.read(parse_device)}
 
     async def apply(self, changes: Changes[str, Device]) -> None:
         """Load the private key and listen on the port."""
@@ -101,7 +103,7 @@ class PeerTable:
 
     async def observe(self) -> dict[PublicKey, Peer]:
         """May be empty; MissingLink without a device."""
-        return parse_peers(await self._socket.get())
+        return await self._socket.read(parse_peers)
 
     async def apply(self, changes: Changes[PublicKey, Peer]) -> None:
         """Remove, write, and prime what is new: WireGuard's own timers would leave a new pair dark for 5 to 15 s."""
@@ -130,8 +132,22 @@ def render_peers(peers: Mapping[PublicKey, Peer], *, keepalive: int | None = Non
         yield from sorted(f"allowed_ip={network}" for network in peer.allowed_ips)
 
 
-def parse_peers(lines: Iterable[tuple[str, str]]) -> dict[PublicKey, Peer]:
-    """The peers of a device's lines (keys are hexadecimal there)."""
+def parse_device(lines: Lines) -> Device:
+    """Key and port of a device's lines; ValueError if they are not such."""
+    public, port = None, 0
+    for name, value in lines:
+        match name:
+            case "private_key":
+                public = PrivateKey(bytes.fromhex(value)).public
+            case "listen_port":
+                port = int(value)
+            case "public_key":
+                break  # the first peer: the device's own lines come before
+    return Device(public_key=public, port=port)
+
+
+def parse_peers(lines: Lines) -> dict[PublicKey, Peer]:
+    """The peers of a device's lines (keys are hexadecimal there); ValueError if they are not such."""
     blocks: dict[PublicKey, list[tuple[str, str]]] = {}
     block: list[tuple[str, str]] = []
     for name, value in lines:

@@ -1,15 +1,22 @@
 """How to reach the API server from a pod: address from the environment, token and CA from the service account's files."""
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from aiohttp import ClientError
 from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.config import ConfigException
-from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
+from kubernetes_asyncio.client.exceptions import ApiException
 
-from wigglenet_operator.errors import ConfigError
+from wigglenet_operator.errors import ApiError, ConfigError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECONDS = 30
+"""For one request."""
+REFUSED = 300
+"""HTTP statuses from here on; with the raw reply the client library raises for none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +42,50 @@ class ApiAccess:
         return (self.directory / "token").read_text().strip()
 
     def client(self) -> ApiClient:
-        """A kubernetes_asyncio client of the running loop; ConfigError if the files are missing."""
-        configuration = Configuration()
-        loader = InClusterConfigLoader(
-            token_filename=str(self.directory / "token"),
-            cert_filename=str(self.ca_file),
-            environ={"KUBERNETES_SERVICE_HOST": self.host, "KUBERNETES_SERVICE_PORT": str(self.port)},
-        )
-        try:
-            loader.load_and_set(configuration)
-        except ConfigException as error:
-            raise ConfigError(f"service account in {self.directory}: {error}; is automountServiceAccountToken off?") from error
+        """A kubernetes_asyncio client of the running loop; ConfigError if the service account's files are missing."""
+        for path in (self.ca_file, self.directory / "token"):
+            if not path.exists():
+                raise ConfigError(f"{path} is missing; is automountServiceAccountToken off?")
+        configuration = Configuration(host=self.server, ssl_ca_cert=str(self.ca_file))
+        self._show_token(configuration)  # the library asks the hook only where it has a key already
+        configuration.refresh_api_key_hook = self._show_token
         return ApiClient(configuration)
+
+    def _show_token(self, configuration: Configuration) -> None:
+        configuration.api_key["BearerToken"] = f"Bearer {self.token()}"
+
+
+async def ask(  # noqa: PLR0913 - the one door for every request
+    api: ApiClient,
+    method: str,
+    path: str,
+    *,
+    what: str,
+    headers: Mapping[str, str],
+    query: Iterable[tuple[str, str]] = (),
+    body: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON object that the API server answers; ApiError that begins with `what` if it refuses or does not answer."""
+    try:
+        reply = await api.call_api(
+            *(path, method),
+            query_params=list(query),
+            header_params={"Accept": "application/json", **headers},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=SECONDS,
+        )
+        text = await reply.read()
+    except (ApiException, ClientError, OSError, TimeoutError) as error:
+        raise ApiError(f"{what}: {error or type(error).__name__}") from error
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if reply.status >= REFUSED:
+        said = answer.get("message") if isinstance(answer, dict) else text[:200]
+        raise ApiError(f"{what}: the API server answers {reply.status}: {said}")
+    if not isinstance(answer, dict):
+        raise ApiError(f"{what}: the API server answers no object: {text[:200]!r}")
+    return answer

@@ -18,6 +18,8 @@ PREFIX = "wigglenet/"
 KEY_BYTES = 32
 SHOWN = 60
 """Characters of a bad value that a problem repeats."""
+NAMED = 5
+"""Bad values of one field that are named one by one."""
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
     if metadata is None:
         return Problem(subject="a Node", text="it has no readable metadata and is left out")
     reader.subject = f"node {metadata.name}"
-    notes = metadata.annotations or {}
+    notes = {name: value for name, value in (metadata.annotations or {}).items() if isinstance(value, str)}
     spec = reader.part(body, "spec", Spec) or Spec()
     status = reader.part(body, "status", Status) or Status()
     spec_cidrs = spec.podCIDRs or ([spec.podCIDR] if spec.podCIDR else [])
@@ -39,7 +41,7 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
     return NodeFacts(
         uid=NodeUID(metadata.uid),
         name=NodeName(metadata.name),
-        created=metadata.creationTimestamp,
+        created=str(metadata.creationTimestamp or ""),
         spec_pod_cidrs=frozenset(reader.each(spec_cidrs, decode_network, of="spec.podCIDRs")),
         internal_ips=reader.each(listed["InternalIP"], decode_address, of="status.addresses"),
         external_ips=reader.each(listed["ExternalIP"], decode_address, of="status.addresses"),
@@ -102,13 +104,18 @@ class _Reader:
     def each(self, values: Iterable[object], decode: Callable[[str], T], *, of: str) -> tuple[T, ...]:
         """Those of the values that can be decoded, in order, without repeats."""
         good: dict[T, None] = {}
+        bad: list[tuple[str, str]] = []
         for value in values:
             try:
                 if not isinstance(value, str):
                     raise ValueError("it is not a string")  # noqa: TRY004, TRY301 - one way out for every bad value
                 good[decode(value)] = None
             except ValueError as error:
-                self._left_out(f"{of} {_shown(value)}", str(error))
+                bad.append((f"{of} {_shown(value)}", str(error)))
+        for what, why in bad[:NAMED]:
+            self._left_out(what, why)
+        if len(bad) > NAMED:
+            self._left_out(f"{of}: a further {len(bad) - NAMED} values", "they are as bad")
         return tuple(good)
 
     def json_list(self, notes: Mapping[str, str], name: str) -> list[object]:
@@ -126,7 +133,7 @@ class _Reader:
         return []
 
     def _left_out(self, what: str, why: str) -> None:
-        self.problems.append(Problem(subject=self.subject, text=f"{what} is not used: {why}"))
+        self.problems.append(Problem(subject=self.subject, text=f"{what} is not used: {why[: 2 * SHOWN]}"))
 
 
 def _present(notes: Mapping[str, str], name: str) -> list[str]:

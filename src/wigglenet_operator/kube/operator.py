@@ -127,6 +127,7 @@ class _Life:
         self._recorder = recorder
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
 
     def live(self) -> BaseException | None:
         try:
@@ -137,12 +138,15 @@ class _Life:
 
     def end(self) -> None:
         """From another thread; harmless if it has ended."""
+        self._ended = True
         if self._loop and self._task and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _operate(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self._ended:
+            return
         registry = kopf.OperatorRegistry()
         register(registry, self._recorder)
 

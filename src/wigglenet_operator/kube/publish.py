@@ -1,19 +1,18 @@
 """Our own Node's annotations: the only thing that this agent writes to the cluster."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubernetes_asyncio.client import ApiClient
-from kubernetes_asyncio.client.exceptions import ApiException
 
 from wigglenet_operator.errors import ApiError
+from wigglenet_operator.kube.access import ask
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.plan.desired import IDENTITY
 
-SECONDS = 10
-"""For one write."""
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+"""RFC 7386: keys that are not named stay as they are."""
 
 
 class AnnotationTable:
@@ -43,20 +42,10 @@ class AnnotationTable:
 
     async def write(self, annotations: Mapping[str, str]) -> None:
         """Merge these annotations into the own Node; ApiError if the server does not have them afterwards."""
-        try:
-            reply = await self._api.call_api(
-                f"/api/v1/nodes/{self._node}",
-                "PATCH",
-                body={"metadata": {"annotations": dict(annotations)}},
-                header_params={"Content-Type": "application/merge-patch+json", "Accept": "application/json"},
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=SECONDS,
-            )
-            node = json.loads(await reply.read())
-        except (ApiException, OSError, TimeoutError, ValueError) as error:
-            raise ApiError(f"annotate node {self._node}: {error}") from error
+        what = f"annotate node {self._node}"
+        body = {"metadata": {"annotations": dict(annotations)}}
+        node = await ask(self._api, "PATCH", f"/api/v1/nodes/{self._node}", what=what, headers=MERGE_PATCH, body=body)
         have = (node.get("metadata") or {}).get("annotations") or {}
         if missing := [name for name, value in annotations.items() if have.get(name) != value]:
-            raise ApiError(f"annotate node {self._node}: the server did not keep {', '.join(missing)}")
+            raise ApiError(f"{what}: the server did not keep {', '.join(missing)}")
         self._answered(node)

@@ -8,8 +8,8 @@ class Metadata(BaseModel):
 
     name: str
     uid: str
-    creationTimestamp: str = ""  # noqa: N815 - the API's name
-    annotations: dict[str, str] | None = None
+    creationTimestamp: object = ""  # noqa: N815 - the API's name
+    annotations: dict[str, object] | None = None
 
 
 class Spec(BaseModel):

@@ -66,6 +66,10 @@ class RouteKind(Enum):
     CLOSED = "unreachable"
 
 
+CLOSED_METRIC = 0xFFFFFFFF
+"""The highest: any other route to the same network wins (rtnetlink(7), RTA_PRIORITY is 32 bits)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteKey:
     """What the kernel takes as the identity of a route in the main table."""

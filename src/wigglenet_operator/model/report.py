@@ -50,7 +50,7 @@ class TurnReport:
     handshaken: int = 0
     """Of these, the peers that have shaken hands since the link was made."""
     waiting: bool = False
-    """True while there is too little to plan with; nothing was touched."""
+    """True while there is too little to plan with: nothing was touched, and nothing else here means anything."""
 
     @property
     def failed(self) -> bool:
@@ -64,7 +64,5 @@ class TurnReport:
 
     @property
     def phase(self) -> str:
-        """`Waiting`, `Degraded` or `Ready`."""
-        if self.waiting:
-            return "Waiting"
+        """`Degraded` or `Ready`; of a turn that waits nothing can be published, for there is no own Node."""
         return "Degraded" if self.failed or self.problems else "Ready"

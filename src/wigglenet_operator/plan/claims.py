@@ -10,10 +10,19 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
-from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
+from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
 from wigglenet_operator.model.report import Problem
+
+NOT_UNICAST: tuple[IPNetwork, ...] = (
+    *map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")),
+    *map(IPv6Network, ("::/127", "fe80::/10", "ff00::/8")),
+)
+"""Unspecified, loopback, link-local, multicast and reserved (RFC 6890; RFC 4291, section 2.4)."""
+SHORTEST = {4: 8, 6: 16}
+"""Prefixes of a node's network: shorter ones would take a large part of the Internet away from every pod."""
 
 
 class Trust(IntEnum):
@@ -87,12 +96,12 @@ class _Owned:
         return None
 
 
-def plan_ownership(cluster: ClusterState, *, api_server: IPAddress | None) -> Ownership:
+def plan_ownership(nodes: Iterable[NodeFacts], *, api_server: IPAddress | None) -> Ownership:
     """Every claim of the cluster decided; the order of the Nodes makes no difference."""
     owned = {4: _Owned(), 6: _Owned()}
     accepted: set[tuple[NodeUID, bool, IPNetwork]] = set()
     problems: set[Problem] = set()
-    for claim, network in sorted(_claims(cluster), key=lambda pair: pair[0]):
+    for claim, network in sorted(_claims(nodes), key=lambda pair: pair[0]):
         reason = _invalid(network, claim=claim, api_server=api_server)
         if not reason and (rival := owned[claim.family].rival(claim)):
             reason = f"it overlaps what node {rival.name} has by {rival.trust.label}"
@@ -104,8 +113,8 @@ def plan_ownership(cluster: ClusterState, *, api_server: IPAddress | None) -> Ow
     return Ownership(accepted=frozenset(accepted), problems=frozenset(problems))
 
 
-def _claims(cluster: ClusterState) -> Iterator[tuple[Claim, IPNetwork]]:
-    for node in cluster.nodes:
+def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
+    for node in nodes:
         for trust, networks in _said(node):
             for n in networks:
                 first, last = int(n.network_address), int(n.broadcast_address)
@@ -121,11 +130,18 @@ def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
 
 def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None) -> str:
     """Why nobody can have this network; empty if somebody can."""
-    address = network.network_address
     if network.prefixlen == 0:
         return "a default route belongs to nobody"
-    if address.is_unspecified or address.is_loopback or address.is_link_local or address.is_multicast:
-        return "it is not global unicast"
+    if any(_overlap(network, n) for n in NOT_UNICAST):
+        return "it is not, or not only, global unicast"
+    if network.prefixlen < SHORTEST[network.version]:
+        return f"it is too large for one node; the shortest prefix is /{SHORTEST[network.version]}"
     if claim.for_pods and api_server is not None and api_server in network:
         return f"it holds the API server's address {api_server}"
     return ""
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    if isinstance(one, IPv4Network):
+        return isinstance(other, IPv4Network) and one.overlaps(other)
+    return isinstance(other, IPv6Network) and one.overlaps(other)

@@ -8,14 +8,16 @@ from typing import Any
 
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Device, Link, RouteKey
-from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, PublicKey
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.plan.claims import plan_ownership
+from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
 from wigglenet_operator.plan.routes import keep_closed, plan_closed_routes, plan_tunnel_routes
 from wigglenet_operator.plan.tunnel import Sighting, plan_members, plan_mtu, plan_peers, settle_endpoints
 
+MIN_ADDRESSES = 4
+"""Network, gateway, one pod and broadcast: what host-local takes at least."""
 PUBLIC_KEY = "wigglenet/public-key"
 NODE_IPS = "wigglenet/node-ips"
 POD_CIDRS = "wigglenet/pod-cidrs"
@@ -42,7 +44,7 @@ STEPS = (
     Step("annotations", ("device",), "others may send as soon as they read them; not before we listen"),
     Step("peers", ("device",), "before the routes: a packet that finds a route and no peer is lost"),
     Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
-    Step("cni", ("*",), "last: the kubelet starts pods as soon as it is there"),
+    Step("cni", ("*",), "last: the kubelet starts pods as soon as it is there; its removal waits for nothing"),
 )
 """The order of application: a failed step stops only what needs it; `*` needs everything before it."""
 
@@ -57,31 +59,34 @@ class Plan:
 
 def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     """Total: any cluster gives a plan, a bad Node costs that Node only."""
-    decoded = frozenset(chain.from_iterable(n.problems for n in cluster.nodes))
-    own = _own_node(cluster, config)
+    nodes = _youngest_of_each_name(cluster)
+    decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values()))
+    own = nodes.get(config.node_name)
     if own is None:
         text = "this agent's own Node is not there; everything stays as it is until it is"
         return Plan(desired=None, problems=decoded | {Problem(subject=f"node {config.node_name}", text=text)})
-    ownership = plan_ownership(cluster, api_server=config.api_server)
-    members = plan_members(cluster, own, own_key=host.public_key)
+    others = [n for n in nodes.values() if n is not own]
+    ownership = plan_ownership(nodes.values(), api_server=config.api_server)
+    members = plan_members(others, own, own_key=host.public_key)
     peers, unreachable = plan_peers(members.by_key, own, ownership, port=config.port)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
     networks = plan_own_networks(own, ownership)
-    remote = {key: plan_remote_networks(node, ownership) for key, node in members.by_key.items()}
-    routed = chain.from_iterable(remote[key] for key in peers)
-    problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems
+    unfit = _unfit_for_pods(own, networks, ownership)
+    routed = chain.from_iterable(plan_remote_networks(members.by_key[key], ownership) for key in peers)
+    announced = chain.from_iterable(plan_remote_networks(n, ownership) for n in others)
     desired = DesiredState(
         sysctls=plan_sysctls(config),
-        closed=plan_closed_routes(chain(networks, *remote.values())),
+        closed=plan_closed_routes(chain(networks, announced)),
         device={config.link: Device(public_key=host.public_key, port=config.port)},
         link={config.link: Link(mtu=mtu)},
         addresses=plan_gateways(networks),
         annotations=plan_annotations(host, networks),
         peers=peers,
         routes=plan_tunnel_routes(routed),
-        cni={str(config.cni_path): render_conflist(networks, mtu=mtu)} if networks else {},
+        cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
-    return Plan(desired=desired, problems=problems | _waiting(own, networks))
+    problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
+    return Plan(desired=desired, problems=problems)
 
 
 def plan_sysctls(config: AgentConfig) -> dict[str, str]:
@@ -100,16 +105,23 @@ def plan_annotations(host: HostFacts, networks: Iterable[IPNetwork]) -> dict[str
     }
 
 
-def _own_node(cluster: ClusterState, config: AgentConfig) -> NodeFacts | None:
-    """The youngest Node of our name: one that was deleted and registered anew may be seen beside its successor."""
-    named = (n for n in cluster.nodes if n.name == config.node_name)
-    return max(named, key=lambda n: (n.created, n.uid), default=None)
+def _youngest_of_each_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
+    """Names are unique: a Node that was registered anew may for a moment be seen beside the one that it replaced."""
+    return {n.name: n for n in sorted(cluster.nodes, key=lambda n: (n.created, n.uid))}
 
 
-def _waiting(own: NodeFacts, networks: Iterable[IPNetwork]) -> frozenset[Problem]:
-    if tuple(networks):
+def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ownership) -> frozenset[Problem]:
+    """Why this node may not take pods; empty if it may. A family that is missing would go unnoticed in each pod."""
+    refused = own.spec_pod_cidrs - ownership.pod_networks(own.uid, own.spec_pod_cidrs)
+    small = [n for n in networks if n.num_addresses < MIN_ADDRESSES]
+    if not own.spec_pod_cidrs:
+        text = "it has no pod network; the CNI file waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
+    elif refused:
+        text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its spec.podCIDRs cannot be used"
+    elif small:
+        text = f"the CNI file is withheld: host-local needs more than {small[0]}; let the control plane give a larger network"
+    else:
         return frozenset()
-    text = "it has no pod network; the CNI file waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
     return frozenset({Problem(subject=f"node {own.name}", text=text)})
 
 
@@ -126,7 +138,8 @@ def settle(
 ) -> tuple[DesiredState, Memory]:
     """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes linger.
 
-    `actual` has the tables that could be read; `times` are monotonic and Unix seconds.
+    `actual` has the tables that could be read; `times` are monotonic and Unix seconds.  The memory is of use for a table
+    only if that table's step succeeds.
     """
     now, unix_now = times
     peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)

@@ -1,12 +1,11 @@
 """Which networks are routed into the tunnel, and which are closed to every other way out."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from wigglenet_operator.model.desired import Route, RouteKey, RouteKind
+from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import IPNetwork
 
-CLOSED_METRIC = 0xFFFFFFFF
-"""The highest: any other route to the same network wins (rtnetlink(7), RTA_PRIORITY is 32 bits)."""
 DEFAULT_METRIC = {4: 0, 6: 1024}
 """What the kernel takes when none is given (net/ipv6/route.c, IP6_RT_PRIO_USER; IPv4 has none)."""
 LINGER_SECONDS = 600
@@ -34,15 +33,23 @@ def keep_closed(
 
     A route whose claim has gone stays for LINGER_SECONDS, but goes at once if somebody claims an overlapping network, for
     the longest prefix beats any metric.  Orphans are found in the kernel, so a restart forgets nothing but the time.
+    What is not ours stays.
     """
+    claimed = {
+        version: sorted((int(k.to.broadcast_address), int(k.to.network_address)) for k in desired if k.to.version == version)
+        for version in (4, 6)
+    }
+    left = {key: route for key, route in actual.items() if key not in desired}
     since = {
         key: orphaned.get(key, now)
-        for key in actual
-        if key not in desired and not any(_overlap(key.to, other.to) for other in desired)
+        for key, route in left.items()
+        if route.ours and not _overlaps(key.to, claimed[key.to.version])
     }
-    kept = {key: actual[key] for key, start in since.items() if now - start < LINGER_SECONDS}
+    kept = {k: r for k, r in left.items() if not r.ours or (k in since and now - since[k] < LINGER_SECONDS)}
     return {**desired, **kept}, since
 
 
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one.version == other.version and (one.subnet_of(other) or other.subnet_of(one))  # type: ignore[arg-type]  # same version
+def _overlaps(network: IPNetwork, claimed: list[tuple[int, int]]) -> bool:
+    """Whether it shares an address with one of the disjoint ranges (last, first), sorted."""
+    at = bisect_left(claimed, (int(network.network_address), -1))
+    return at < len(claimed) and claimed[at][1] <= int(network.broadcast_address)

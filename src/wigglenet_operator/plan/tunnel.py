@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
-from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PublicKey, host_network
+from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import plan_remote_networks
@@ -24,12 +24,12 @@ class Members:
     problems: frozenset[Problem]
 
 
-def plan_members(cluster: ClusterState, own: NodeFacts, *, own_key: PublicKey) -> Members:
+def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey) -> Members:
     """Every other Node with a usable key; of Nodes with the same key only the oldest."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
-    for node in sorted(cluster.nodes, key=lambda n: (n.created, n.uid)):
-        if node.name == own.name or node.public_key is None:
+    for node in sorted(others, key=lambda n: (n.created, n.uid)):
+        if node.public_key is None:
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
         if holder is not node:
@@ -115,9 +115,9 @@ def settle_endpoints(
             settled[key], remember[key] = want, fresh
             continue
         silent = before is not None and have.received == before.received and have.sent > before.sent
-        dark = (
-            before is not None and silent and now - before.since > DARK_SECONDS and unix_now - have.handshake > SESSION_SECONDS
-        )
+        quiet = before is not None and silent and now - before.since > DARK_SECONDS
+        alive = 0 <= unix_now - have.handshake <= SESSION_SECONDS  # not if the clock was set back
+        dark = quiet and not alive
         settled[key] = want if dark else replace(want, endpoint=have.endpoint)
         if before is not None and silent and not dark:
             remember[key] = before

@@ -1,0 +1,51 @@
+"""The tables of a node, read and written: every table is read, and written when the steps that it needs have not failed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from wigglenet_operator.errors import WigglenetError
+from wigglenet_operator.kernel.ports import KeyedTable
+from wigglenet_operator.model.changes import Changes
+from wigglenet_operator.model.report import StepReport
+from wigglenet_operator.plan.desired import STEPS
+
+Tables = Mapping[str, KeyedTable[Any, Any]]  # each has types of its own; STEPS ties their names to DesiredState
+Observed = Mapping[str, Mapping[Any, Any] | WigglenetError]
+Differences = Mapping[str, Changes[Any, Any] | WigglenetError]
+
+
+async def observe(tables: Tables) -> Observed:
+    """What is there, by table; the error of a table that could not be read in its place."""
+    return {name: await _seen(table) for name, table in tables.items()}
+
+
+async def apply(tables: Tables, differences: Differences) -> dict[str, StepReport]:
+    """What each step did, in the order of STEPS; a table that could not be read is a failed step."""
+    done: dict[str, StepReport] = {}
+    for step in STEPS:
+        changes = differences[step.table]
+        before = tuple(done) if step.needs == ("*",) else step.needs
+        failed = next((name for name in before if done[name].error), None)
+        if failed and step.needs == ("*",) and isinstance(changes, Changes):
+            await _step(tables[step.table], Changes(add={}, change={}, remove=changes.remove))  # taking back waits for nothing
+        done[step.table] = StepReport(error=f"waits for {failed}") if failed else await _step(tables[step.table], changes)
+    return done
+
+
+async def _seen(table: KeyedTable[Any, Any]) -> Mapping[Any, Any] | WigglenetError:
+    try:
+        return await table.observe()
+    except WigglenetError as error:
+        return error
+
+
+async def _step(table: KeyedTable[Any, Any], changes: Changes[Any, Any] | WigglenetError) -> StepReport:
+    if isinstance(changes, WigglenetError):
+        return StepReport(error=str(changes))
+    if not changes:
+        return StepReport()
+    try:
+        await table.apply(changes)
+    except WigglenetError as error:
+        return StepReport(error=str(error))
+    return StepReport(added=len(changes.add), changed=len(changes.change), removed=len(changes.remove))

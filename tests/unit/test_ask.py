@@ -1,0 +1,123 @@
+"""Talk with an API server that misbehaves: every refusal and every silence is an ApiError that says what was asked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiohttp import web
+from kubernetes_asyncio.client import ApiClient, Configuration
+
+from wigglenet_operator.errors import ApiError, ConfigError
+from wigglenet_operator.kube.access import ApiAccess
+from wigglenet_operator.kube.census import list_node_uids
+from wigglenet_operator.kube.publish import AnnotationTable
+from wigglenet_operator.model.facts import NodeName
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def against(handler: Handler, work: Callable[[ApiClient], Awaitable[Any]]) -> Any:
+    """What `work` gives with a client of a server on loopback that answers everything by `handler`."""
+
+    async def main() -> Any:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(application, shutdown_timeout=0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        try:
+            async with ApiClient(Configuration(host=f"http://{host}:{port}")) as api:
+                return await work(api)
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(main())
+
+
+async def annotate(api: ApiClient) -> None:
+    table = AnnotationTable(api, NodeName("a"), published=dict, answered=lambda _: None)
+    await table.write({"wigglenet/x": "1"})
+
+
+def answering(text: str, *, status: int = 200) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text=text, status=status, content_type="application/json")
+
+    return handler
+
+
+async def hanging_up(request: web.Request) -> web.Response:
+    assert request.transport
+    request.transport.close()
+    return web.Response()
+
+
+@pytest.mark.parametrize("work", [annotate, list_node_uids])
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (answering('{"kind":"Status","message":"nodes is forbidden"}', status=403), "answers 403: nodes is forbidden"),
+        (answering("<html>bad gateway</html>", status=502), "answers 502"),
+        (answering('{"message":"Unauthorized"}', status=401), "answers 401: Unauthorized"),
+        (answering("null"), "answers no object"),
+        (answering("[]"), "answers no object"),
+        (answering("{"), "answers no object"),
+        (answering("{}"), "(the server did not keep wigglenet/x|answers something else)"),
+        (hanging_up, "disconnected"),
+    ],
+)
+def test_what_goes_wrong_is_an_api_error_that_names_it(
+    work: Callable[[ApiClient], Awaitable[Any]], handler: Handler, told: str
+) -> None:
+    with pytest.raises(ApiError, match=f"(?i)^(annotate node a|list Nodes): .*{told}"):
+        against(handler, work)
+
+
+def test_nobody_listening_is_an_api_error() -> None:
+    async def main() -> None:
+        async with ApiClient(Configuration(host="http://127.0.0.1:9")) as api:
+            await annotate(api)
+
+    with pytest.raises(ApiError, match="annotate node a: "):
+        asyncio.run(main())
+
+
+def test_a_census_takes_every_page() -> None:
+    pages = {"": ("1", "next"), "next": ("2", "")}
+
+    async def handler(request: web.Request) -> web.Response:
+        uid, token = pages[request.query.get("continue", "")]
+        return web.json_response({"metadata": {"continue": token}, "items": [{"metadata": {"uid": uid}}]})
+
+    assert against(handler, list_node_uids) == {"1", "2"}
+
+
+def test_a_rotated_token_is_shown_with_the_next_request(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    shown: list[str | None] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        shown.append(request.headers.get("Authorization"))
+        return web.json_response({"metadata": {}, "items": []})
+
+    async def rotate(plain: ApiClient) -> None:
+        access = ApiAccess(host="127.0.0.1", port=1, directory=tmp_path)
+        (tmp_path / "token").write_text("old")
+        async with access.client() as api:
+            api.configuration.host = plain.configuration.host
+            await list_node_uids(api)
+            (tmp_path / "token").write_text("new")
+            await list_node_uids(api)
+
+    against(handler, rotate)
+    assert shown == ["Bearer old", "Bearer new"]
+
+
+def test_a_missing_service_account_says_what_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is automountServiceAccountToken off"):
+        ApiAccess(host="127.0.0.1", port=1, directory=tmp_path).client()
