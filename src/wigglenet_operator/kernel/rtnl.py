@@ -4,6 +4,7 @@ Our routes are known by their protocol number and, whatever their protocol, by l
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from errno import ENODEV
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Self
 
@@ -52,10 +53,20 @@ class Rtnl:
         except NetlinkError as error:
             raise KernelError(f"{what} {command} {_told(fields)}: {error.args[1]}") from error
 
+    async def own_link(self) -> Any:  # noqa: ANN401 - pyroute2 is untyped
+        """The message that describes our link, None without one."""
+        try:
+            (message,) = await self.call("link", "get", ifname=self.link)
+        except KernelError as error:
+            if isinstance(error.__cause__, NetlinkError) and error.__cause__.code == ENODEV:
+                return None
+            raise
+        return message
+
     async def index(self) -> int | None:
         """The index of our link, None without one."""
-        found = await self.socket.link_lookup(ifname=self.link)
-        return int(found[0]) if found else None
+        message = await self.own_link()
+        return None if message is None else int(message["index"])
 
     async def existing_index(self) -> int:
         """The index of our link; MissingLink without one."""
@@ -111,9 +122,9 @@ class LinkTable:
 
     async def observe(self) -> dict[str, Link]:
         """Our link, or nothing."""
-        if await self._rtnl.index() is None:
+        message = await self._rtnl.own_link()
+        if message is None:
             return {}
-        (message,) = await self._rtnl.call("link", "get", ifname=self._rtnl.link)
         return {self._rtnl.link: Link(mtu=message.get("mtu"), up=bool(message["flags"] & IFF_UP))}
 
     async def apply(self, changes: Changes[str, Link]) -> None:
