@@ -29,7 +29,7 @@ def run(session: nox.Session, *command: str) -> None:
     programs = ENVIRONMENT / "bin"
     if not stamp.exists() or stamp.read_text() != state:
         print(f"installing {LOCK.name} into {ENVIRONMENT.relative_to(HERE)}", flush=True)
-        virtualenv.cli_run(["--clear", "--quiet", str(ENVIRONMENT)])
+        virtualenv.cli_run(["--clear", str(ENVIRONMENT)], setup_logging=False)  # its logging would silence that of Nox
         pip = (str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check")
         session.run(*pip, "--require-hashes", "-r", str(LOCK), external=True, silent=True)
         session.run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", external=True, silent=True)
