@@ -262,6 +262,25 @@ def test_an_address_that_cannot_be_written_does_not_stop_the_others(wireguard: P
     Bench(wireguard, real("addresses", wireguard)).run(write)
 
 
+class Hasty(Rtnl):
+    """Lists the links before the newest is there."""
+
+    async def call(self, what: str, command: str, **fields: Any) -> list[Any]:
+        messages = await super().call(what, command, **fields)
+        return messages[:1] if (what, command) == ("link", "dump") else messages
+
+
+def test_an_address_of_a_link_that_was_not_listed_yet_is_passed_over(place: Place) -> None:
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 up", "addr add 192.0.2.1/24 dev eth0")
+
+    async def look() -> None:
+        async with Hasty(LINK) as rtnl:
+            assert await rtnl.path_mtus(ips("192.0.2.1")) == ({}, None)
+
+    with place.network():
+        asyncio.run(look())
+
+
 def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place) -> None:
     """As pods do; the kernel's lists of links and of addresses are not of the same instant."""
     churn = "while :; do ip link add e0 type veth peer name e1; ip addr add 10.9.0.1/32 dev e0; ip link del e0; done"

@@ -18,7 +18,7 @@ from tests.virtual_time import run
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.reconcile import Reconciler
 from wigglenet_operator.agent.store import ClusterStore
-from wigglenet_operator.agent.tell import Teller
+from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer
@@ -312,6 +312,14 @@ def test_the_status_is_written_on_change_only_and_at_most_once_a_minute() -> Non
     quiet = Server()
     quiet.hear((0, report()), (80, report()), (200, report()))
     assert quiet.writes == [2.0]
+
+
+def test_a_change_that_did_not_last_is_not_written() -> None:
+    server = Server()
+    server.annotations[STATUS] = render_status(report(handshaken=2), version="1")
+    server.hear((0, report()), (1, report(handshaken=2)))
+
+    assert server.writes == []
 
 
 def test_a_status_that_could_not_be_written_is_tried_again() -> None:
