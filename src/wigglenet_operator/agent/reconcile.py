@@ -56,8 +56,8 @@ class Reconciler:
         """What was not written was not yet seen either: the next turn must want it again."""
         old = self._memory
         self._memory = Memory(
-            sightings=old.sightings if steps["peers"].error else memory.sightings,
-            orphans=old.orphans if steps["closed"].error else memory.orphans,
+            sightings=old.sightings if steps["peers"].failed else memory.sightings,
+            orphans=old.orphans if steps["closed"].failed else memory.orphans,
         )
 
     def _report(self, planned: Plan, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:

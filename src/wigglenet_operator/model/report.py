@@ -26,6 +26,13 @@ class StepReport:
     changed: int = 0
     removed: int = 0
     error: str = ""
+    waits_for: str = ""
+    """The step whose failure kept this one from being tried."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was left undone."""
+        return bool(self.error or self.waits_for)
 
     @property
     def wrote(self) -> bool:
@@ -54,8 +61,8 @@ class TurnReport:
 
     @property
     def failed(self) -> bool:
-        """Whether a step ended in an error and wants to be tried again soon."""
-        return any(step.error for step in self.steps.values())
+        """Whether a step left something undone and wants to be tried again soon."""
+        return any(step.failed for step in self.steps.values())
 
     @property
     def wrote(self) -> bool:
