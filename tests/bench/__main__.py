@@ -5,6 +5,7 @@ imports (start, memory), a bare watch of the API server (join).
 """
 
 import argparse
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -18,9 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyroute2 import AsyncIPRoute
+
 from tests.lab.lab import Lab
 from tests.lab.node import LabNode
 from tests.lab.wait import eventually
+from wigglenet_operator.kernel.route_dump import dump_routes
 
 IMPORTS = "import wigglenet_operator.agent.run, wigglenet_operator.settings, wigglenet_operator.logs"
 RTMGRP_IPV4_ROUTE = 0x40
@@ -168,6 +172,7 @@ def memory(lab: Lab, node: LabNode, nodes: int) -> None:
     idle.stdout.readline()
     floor = resident(idle.pid)
     idle.communicate(b"\n")
+    reading(node)
     pid = node.agent_pid()
     value = resident(pid)
     row(f"resident memory at {nodes} Nodes", [value], floor, f"MiB; the imports alone; +{value - floor:.1f} (goal + 25)")
@@ -179,6 +184,32 @@ def memory(lab: Lab, node: LabNode, nodes: int) -> None:
         0.0,
         f"% of a core; start took {spent:.1f} s of CPU",
     )
+
+
+def reading(node: LabNode, *, runs: int = 5) -> None:
+    """The routes through the tunnel by own bytes, in pairs with pyroute2."""
+
+    async def by_library() -> int:
+        async with AsyncIPRoute(strict_check=True) as socket_:
+            found = 0
+            for family in (2, 10):
+                async for m in await socket_.route(
+                    "dump", family=family, table=254, type="unicast", dump_filter=lambda _: True
+                ):
+                    found += bool((m.get("dst"), m.get("priority"), m["proto"]))
+            return found
+
+    took, floors = [], []
+    with node.place.network():
+        for _ in range(runs):
+            begun = time.monotonic()
+            own = len(dump_routes(kind=1))
+            took.append((time.monotonic() - begun) * 1000)
+            begun = time.monotonic()
+            library = asyncio.run(by_library())
+            floors.append((time.monotonic() - begun) * 1000)
+    assert own == library
+    row(f"read {own} routes", took, statistics.median(floors), "ms; pyroute2, no floor: why the bytes are our own")
 
 
 def settled(node: LabNode) -> bool:

@@ -5,7 +5,7 @@ Our routes are known by their protocol number and, whatever their protocol, by l
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from errno import ENODEV
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
@@ -13,6 +13,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.ports import attempt_all
+from wigglenet_operator.kernel.route_dump import TABLE_MAIN, dump_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import IPAddress
@@ -20,7 +21,8 @@ from wigglenet_operator.model.facts import IPAddress
 PROTOCOL = 157
 """Free in iproute2's rt_protos and in what routing daemons use; it marks our routes for whoever comes after us."""
 PROTOCOL_KERNEL = 2
-TABLE_MAIN = 254
+RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
+"""RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
 SCOPE_NOWHERE = 255
 """On deletion: any scope (net/ipv4/fib_semantics.c)."""
 AF_INET, AF_INET6 = 2, 10
@@ -171,17 +173,15 @@ class RouteTable:
 
     async def observe(self) -> dict[RouteKey, Route]:
         """May be empty. The kernel filters, so that a node with many foreign routes pays nothing for them."""
-        through = await self._through()
-        if through is None:
+        closed = self._kind is RouteKind.CLOSED
+        index = 0 if closed else await self._rtnl.index()
+        if index is None:
             return {}
         found: dict[RouteKey, Route] = {}
-        for family, anywhere in ((AF_INET, "0.0.0.0"), (AF_INET6, "::")):  # noqa: S104 - a destination
-            for m in await self._rtnl.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all, **through):
-                key = RouteKey(to=ip_network((m.get("dst") or anywhere, m["dst_len"])), metric=m.get("priority") or 0)
-                ours = m["proto"] == PROTOCOL
-                concerns = key.metric == CLOSED_METRIC if self._kind is RouteKind.CLOSED else m["proto"] != PROTOCOL_KERNEL
-                if ours or concerns:
-                    found[key] = Route(kind=self._kind, ours=ours)
+        for to, metric, protocol in dump_routes(kind=RTN[self._kind], oif=index):
+            concerns = metric == CLOSED_METRIC if closed else protocol != PROTOCOL_KERNEL
+            if concerns or protocol == PROTOCOL:
+                found[RouteKey(to=to, metric=metric)] = Route(kind=self._kind, ours=protocol == PROTOCOL)
         return found
 
     async def apply(self, changes: Changes[RouteKey, Route]) -> None:
@@ -189,18 +189,11 @@ class RouteTable:
 
         A new one is added, never replaced over what is there: an equal route by another way is somebody's.
         """
-        through = await self._through()
-        if through is None:
-            raise MissingLink(f"link {self._rtnl.link} does not exist")
+        through: dict[str, Any] = {"type": self._kind.value}
+        if self._kind is RouteKind.TUNNEL:
+            through["oif"] = await self._rtnl.existing_index()
         orders = (("add", changes.add), ("replace", changes.change), ("del", changes.remove))
         await attempt_all(self._write(command, key, through) for command, routes in orders for key in routes)
-
-    async def _through(self) -> dict[str, Any] | None:
-        """What our routes of this kind have in common; None without the link that they need."""
-        if self._kind is RouteKind.CLOSED:
-            return {"type": self._kind.value}
-        index = await self._rtnl.index()
-        return None if index is None else {"type": self._kind.value, "oif": index}
 
     async def _write(self, command: str, key: RouteKey, through: Mapping[str, Any]) -> None:
         # A deletion names no protocol, so that it finds what was taken over as well, and any scope.
