@@ -45,6 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     api: ApiKind = arguments.api or ("kube" if locally_available() else "embedded")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     try:
         sys.exit(show(api, keep=arguments.keep))
     except KeyboardInterrupt:
