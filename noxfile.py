@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import nox
-import virtualenv
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tests.lab.preflight import preflight
@@ -29,7 +28,7 @@ def run(session: nox.Session, *command: str) -> None:
     programs = ENVIRONMENT / "bin"
     if not stamp.exists() or stamp.read_text() != state:
         print(f"installing {LOCK.name} into {ENVIRONMENT.relative_to(HERE)}", flush=True)
-        virtualenv.cli_run(["--clear", str(ENVIRONMENT)], setup_logging=False)  # its logging would silence that of Nox
+        session.run(sys.executable, "-m", "virtualenv", "--clear", "--quiet", str(ENVIRONMENT), external=True, silent=True)
         pip = (str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check")
         session.run(*pip, "--require-hashes", "-r", str(LOCK), external=True, silent=True)
         session.run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", external=True, silent=True)
