@@ -41,8 +41,8 @@ STEPS = (
     Step("link", ("device",), "up with the right MTU before an address or route lies on it"),
     Step("sysctls", ("link",), "this node is its pods' router; rp_filter belongs to a link that exists"),
     Step("addresses", ("link",), "the kernel takes the source of the node's own packets to pods from them"),
-    Step("annotations", ("device",), "others may send as soon as they read them; not before we listen"),
-    Step("peers", ("device",), "before the routes: a packet that finds a route and no peer is lost"),
+    Step("annotations", ("link",), "others may send as soon as they read them; not before we listen"),
+    Step("peers", ("link",), "before the routes, for a packet without a peer is lost; priming wants the link up"),
     Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
     Step("cni", ("*",), "last: the kubelet starts pods as soon as it is there; its removal waits for nothing"),
 )
