@@ -4,6 +4,7 @@ What a turn relies on: what was applied is observed, an applied difference leave
 """
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
@@ -88,14 +89,14 @@ class Bench:
 
 
 def real(kind: str, place: Place) -> Callable[[Rtnl | None], Table]:
-    socket = UapiSocket(LINK, directory=Path(place.path("/run/wireguard")))
+    uapi = UapiSocket(LINK, directory=Path(place.path("/run/wireguard")))
     makers: dict[str, Callable[[Any], Table]] = {
         "link": LinkTable,
         "addresses": AddressTable,
         "tunnel": lambda rtnl: RouteTable(rtnl, RouteKind.TUNNEL),
         "closed": lambda rtnl: RouteTable(rtnl, RouteKind.CLOSED),
-        "device": lambda _: DeviceTable(socket, PRIVATE),
-        "peers": lambda _: PeerTable(socket),
+        "device": lambda _: DeviceTable(uapi, PRIVATE),
+        "peers": lambda _: PeerTable(uapi),
     }
     return makers[kind]
 
@@ -214,8 +215,6 @@ def test_without_an_implementation_the_device_says_what_to_start(place: Place) -
 
 
 def test_a_port_in_use_is_named(wireguard: Place) -> None:
-    import socket  # noqa: PLC0415 - only here
-
     with wireguard.network():
         taken = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         taken.bind(("::", 24601))
@@ -281,6 +280,18 @@ def test_an_address_of_a_link_that_was_not_listed_yet_is_passed_over(place: Plac
         asyncio.run(look())
 
 
+def test_without_an_own_address_the_default_routes_link_tells_the_underlay(place: Place) -> None:
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
+    place.batch("addr add 192.0.2.1/24 dev eth0", "route add default via 192.0.2.254")
+
+    async def look() -> None:
+        async with Rtnl(LINK) as rtnl:
+            assert await rtnl.path_mtus(ips("203.0.113.1")) == ({ips("203.0.113.1")[0]: 1450}, 1450)
+
+    with place.network():
+        asyncio.run(look())
+
+
 def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place) -> None:
     """As pods do; the kernel's lists of links and of addresses are not of the same instant."""
     churn = "while :; do ip link add e0 type veth peer name e1; ip addr add 10.9.0.1/32 dev e0; ip link del e0; done"
@@ -323,8 +334,8 @@ def test_an_implementation_that_talks_nonsense_is_named(kind: str, answer: bytes
             writer.write(answer)
             writer.close()
 
-        socket = UapiSocket(LINK, directory=tmp_path)
-        table: Table = DeviceTable(socket, PRIVATE) if kind == "device" else PeerTable(socket)
+        uapi = UapiSocket(LINK, directory=tmp_path)
+        table: Table = DeviceTable(uapi, PRIVATE) if kind == "device" else PeerTable(uapi)
         async with await asyncio.start_unix_server(serve, tmp_path / f"{LINK}.sock"):
             with pytest.raises(KernelError, match="get WireGuard device wigglenet: "):
                 await table.observe()

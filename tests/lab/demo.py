@@ -5,6 +5,7 @@ inside.
 """
 
 import argparse
+import base64
 import json
 import signal
 import sys
@@ -20,19 +21,13 @@ from tests.lab.wait import eventually
 NAMES = ("a", "b", "c")
 
 
-class Steps:
-    """What was done, and how long each took, in seconds."""
-
-    def __init__(self) -> None:
-        self.took: list[tuple[str, float]] = []
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        print(f"  {title:<62}", end="", flush=True)
-        start = time.monotonic()
-        yield
-        self.took.append((title, time.monotonic() - start))
-        print(f"{self.took[-1][1]:6.1f} s", flush=True)
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Print what is being done, and how long it took when it is done."""
+    print(f"  {title:<62}", end="", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"{time.monotonic() - start:6.1f} s", flush=True)
 
 
 def main() -> None:
@@ -55,23 +50,23 @@ def main() -> None:
 
 def show(api: ApiKind, *, keep: bool) -> int:
     """Bring up, show, and take down unless `keep`."""
-    start, steps = time.monotonic(), Steps()
+    start = time.monotonic()
     which = "a real kube-apiserver with etcd" if api == "kube" else "the embedded one (--api kube insists on a real one)"
     print(f"\nA three-node dual-stack cluster in namespaces of its own; API server: {which}\n")
-    with steps.step("API server, underlay"):
+    with step("API server, underlay"):
         lab = Lab(api=api)
     with lab:
-        with steps.step("nodes a, b, c: agents and wireguard-go start"):
+        with step("nodes a, b, c: agents and wireguard-go start"):
             nodes = [lab.add_node(name) for name in NAMES]
-        with steps.step("agents have published, connected and written the CNI file"):
+        with step("agents have published, connected and written the CNI file"):
             for node in nodes:
                 node.wait_ready()
-        with steps.step("a pod on each node, by the real CNI plugins"):
+        with step("a pod on each node, by the real CNI plugins"):
             pods = lab.pods()
         capture = lab.capture()
-        with steps.step("every pod reaches every other, both families"):
+        with step("every pod reaches every other, both families"):
             lab.expect_mesh()
-        with steps.step("the status of each Node is Ready, every peer has shaken hands"):
+        with step("the status of each Node is Ready, every peer has shaken hands"):
             for name in NAMES:
                 eventually(lambda n=name: ready(lab, n), what=f"node {name} is ready", seconds=30)  # type: ignore[misc]  # bool
         tables(lab)
@@ -112,8 +107,6 @@ def tables(lab: Lab) -> None:
 
 def key_of(lab: Lab, name: str) -> str:
     """A node's public key in hexadecimal, as WireGuard's socket tells it."""
-    import base64  # noqa: PLC0415 - only here
-
     return base64.b64decode(lab.annotations(name)["wigglenet/public-key"]).hex()
 
 

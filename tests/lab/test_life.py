@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def networks(node: LabNode) -> list[IPNetwork]:
-    from ipaddress import ip_network  # noqa: PLC0415 - only here
-
     return [ip_network(text) for text in node.pod_cidrs]
 
 

@@ -143,7 +143,7 @@ class _Agent:
         except WigglenetError as error:
             log.error("this node cannot be looked at, nothing was touched: %s", error)  # noqa: TRY400 - no bug, no traceback
             return False
-        except Exception:
+        except Exception:  # the data plane must not depend on the absence of bugs
             log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
             return False
         self._teller.tell(report, seconds=time.monotonic() - start)

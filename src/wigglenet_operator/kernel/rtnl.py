@@ -13,7 +13,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.ports import attempt_all
-from wigglenet_operator.kernel.route_dump import TABLE_MAIN, dump_routes
+from wigglenet_operator.kernel.route_dump import dump_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import IPAddress
@@ -25,7 +25,6 @@ RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 """RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
 SCOPE_NOWHERE = 255
 """On deletion: any scope (net/ipv4/fib_semantics.c)."""
-AF_INET, AF_INET6 = 2, 10
 IFF_UP = 1
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
@@ -93,8 +92,8 @@ class Rtnl:
         paths = {a: mtu for a in addresses if a not in local and (mtu := await self._path_mtu(a, links))}
         if own:
             return paths, min(own)
-        defaults = [links[m.get("oif")] async for m in self._default_routes() if m.get("oif") in links]
-        return paths, min(defaults, default=None)
+        through = {route.oif for route in dump_routes(kind=RTN[RouteKind.TUNNEL]) if route.to.prefixlen == 0}
+        return paths, min((links[index] for index in through if index in links), default=None)
 
     async def _path_mtu(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
         if address not in self._paths:
@@ -108,12 +107,6 @@ class Rtnl:
             return None
         metrics = route.get("metrics")
         return (metrics.get("mtu") if metrics else None) or links.get(route.get("oif"))
-
-    async def _default_routes(self) -> AsyncIterator[Any]:
-        for family in (AF_INET, AF_INET6):
-            for message in await self.call("route", "dump", family=family, table=TABLE_MAIN, dump_filter=_all):
-                if message["dst_len"] == 0:
-                    yield message
 
 
 class LinkTable:
@@ -178,7 +171,7 @@ class RouteTable:
         if index is None:
             return {}
         found: dict[RouteKey, Route] = {}
-        for to, metric, protocol in dump_routes(kind=RTN[self._kind], oif=index):
+        for to, metric, protocol, _ in dump_routes(kind=RTN[self._kind], oif=index):
             concerns = metric == CLOSED_METRIC if closed else protocol != PROTOCOL_KERNEL
             if concerns or protocol == PROTOCOL:
                 found[RouteKey(to=to, metric=metric)] = Route(kind=self._kind, ours=protocol == PROTOCOL)
@@ -207,11 +200,6 @@ def _address(message: Any) -> str:  # noqa: ANN401 - pyroute2 is untyped
     return str(message.get("local") or message.get("address"))
 
 
-def _all(_: object) -> bool:
-    """Keeps pyroute2 from filtering again what the kernel has filtered (it compares text with numbers)."""
-    return True
-
-
 async def _replies(answer: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - pyroute2 is untyped
     if hasattr(answer, "__aiter__"):
         async for message in answer:
@@ -222,4 +210,4 @@ async def _replies(answer: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - pyroute
 
 
 def _told(fields: Mapping[str, Any]) -> str:
-    return " ".join(f"{name} {value}" for name, value in fields.items() if name != "dump_filter")
+    return " ".join(f"{name} {value}" for name, value in fields.items())
