@@ -79,6 +79,7 @@ def config(name: str = "a", *, mtu: int | None = None, api_server: str = "198.51
         port=24601,
         key_path=PurePath("/etc/wigglenet/private.key"),
         mtu=mtu,
+        wireguard=None,
         cni_path=PurePath("/etc/cni/net.d/10-wigglenet.conflist"),
         api_server=ip_address(api_server),
     )

@@ -16,6 +16,7 @@ ROOT_ONLY = ("tests/contract", "tests/lab", "tests/bench")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--api", choices=["embedded", "kube", "both"], default="embedded", help="API server of lab and contract")
+    parser.addoption("--wireguard", choices=["userspace", "kernel"], default="userspace", help="of lab and contract")
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 
@@ -27,8 +28,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = config.getoption("--api")
-    left_out = [item for item in items if item.get_closest_marker("kube") and chosen == "embedded"]
+    absent = {"embedded": "kube", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
+    unwanted = {absent.get(config.getoption(option)) for option in ("--api", "--wireguard")}
+    left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from wigglenet_operator.errors import ConfigError
 from wigglenet_operator.model.config import MIN_MTU, AgentConfig
-from wigglenet_operator.model.facts import IPAddress, NodeName
+from wigglenet_operator.model.facts import IPAddress, NodeName, WireGuardKind
 
 NOT_YET = frozenset(
-    """WIGGLENET_WG_IMPLEMENTATION WIGGLENET_KEEPALIVE WG_IP_FAMILY NODE_IP_INTERFACES POD_CIDR_SOURCE_IPV4
+    """WIGGLENET_KEEPALIVE WG_IP_FAMILY NODE_IP_INTERFACES POD_CIDR_SOURCE_IPV4
     POD_CIDR_SOURCE_IPV6 POD_CIDR_SOURCE_PATH POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS
     MASQUERADE_IPV4 MASQUERADE_IPV6 NON_MASQUERADE_CIDRS FILTER_IPV4 FILTER_IPV6 FIREWALL_ONLY NATIVE_ROUTING_IPV4
     NATIVE_ROUTING_IPV6 ENABLE_NETWORK_POLICY FIREWALL_BACKEND ENABLE_FLOWTABLE FLOWTABLE_DEVICES
@@ -30,7 +30,7 @@ NEAR = 2
 """Edits that still make a name a misspelling of a known one."""
 
 
-def _mtu(value: object) -> object:
+def _auto(value: object) -> object:
     return None if value == "auto" else value
 
 
@@ -60,9 +60,12 @@ class Settings(BaseModel):
     ] = "wigglenet"
     WIGGLENET_WG_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 24601
     WIGGLENET_PRIVKEY_PATH: AbsolutePath = PurePath("/etc/wigglenet/private.key")
+    WIGGLENET_WG_IMPLEMENTATION: Annotated[
+        WireGuardKind | None, BeforeValidator(_auto), Field(description="auto, kernel or userspace")
+    ] = None
     WIGGLENET_MTU: Annotated[
         Annotated[int, Field(ge=MIN_MTU, le=65455)] | None,
-        BeforeValidator(_mtu),
+        BeforeValidator(_auto),
         Field(description=f"auto, or {MIN_MTU}-65455"),
     ] = None
     CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
@@ -76,6 +79,7 @@ class Settings(BaseModel):
             link=self.WIGGLENET_IFACE_NAME,
             port=self.WIGGLENET_WG_PORT,
             key_path=self.WIGGLENET_PRIVKEY_PATH,
+            wireguard=self.WIGGLENET_WG_IMPLEMENTATION,
             mtu=self.WIGGLENET_MTU,
             cni_path=self.CNI_CONFIG_PATH,
             api_server=_address_or_none(self.KUBERNETES_SERVICE_HOST),

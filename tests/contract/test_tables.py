@@ -1,37 +1,23 @@
-"""One suite for the kernel's tables: on the fakes, on the real kernel and on wireguard-go.
+"""One suite for the kernel's tables: on the fakes, on the real kernel and on each WireGuard (`--wireguard`).
 
 What a turn relies on: what was applied is observed, an applied difference leaves no difference, others' things stay.
 """
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_interface
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.builders import ips, key, nets
-from tests.fakes import FakePeers, FakeTable
+from tests.contract.tables import LINK, PRIVATE, Bench, Table, brought_to, peer, real
 from tests.lab.namespaces import Place
-from tests.lab.wait import eventually
 from wigglenet_operator.errors import KernelError, MissingLink
-from wigglenet_operator.kernel.keys import generate
-from wigglenet_operator.kernel.ports import KeyedTable
-from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
-from wigglenet_operator.kernel.wg_uapi import DeviceTable, PeerTable, UapiSocket
+from wigglenet_operator.kernel.rtnl import Rtnl
 from wigglenet_operator.model.changes import diff
-from wigglenet_operator.model.desired import Device, Endpoint, Link, Peer, Route, RouteKey, RouteKind
-
-Table = KeyedTable[Any, Any]
-LINK = "wigglenet"
-
-
-def peer(number: int, networks: str, *, address: str = "192.0.2.9", keepalive: int = 0) -> Peer:
-    endpoint = Endpoint(address=ips(address)[0], port=24600 + number)
-    return Peer(endpoint=endpoint, allowed_ips=nets(networks), keepalive=keepalive)
+from wigglenet_operator.model.desired import Device, Link, Route, RouteKey, RouteKind
 
 
 def routes(kind: RouteKind, networks: str) -> dict[RouteKey, Route]:
@@ -39,14 +25,13 @@ def routes(kind: RouteKind, networks: str) -> dict[RouteKey, Route]:
     return {RouteKey(to=n, metric=metrics[n.version]): Route(kind=kind) for n in nets(networks)}
 
 
-PRIVATE = generate()
 STATES: dict[str, list[dict[Any, Any]]] = {
     "link": [{LINK: Link(mtu=1420)}, {LINK: Link(mtu=1280)}, {LINK: Link(mtu=8920)}, {LINK: Link(mtu=1420, up=False)}],
     "addresses": [
         dict.fromkeys(map(ip_interface, texts.split()))
         for texts in ("10.1.0.1/32 fd00:1::1/128", "fd00:1::1/128", "10.1.0.1/32 10.2.0.1/32 fd00:2::1/128", "")
     ],
-    "device": [{LINK: Device(public_key=PRIVATE.public, port=port)} for port in (24601, 24602, 24601)],
+    "device": [{LINK: Device(public_key=PRIVATE.public, port=port, mark=port % 3)} for port in (24601, 24602, 24601)],
     "peers": [
         {key("b"): peer(1, "10.2.0.0/24 fd00:2::/64 192.0.2.2/32")},
         {key("b"): peer(1, "10.2.0.0/24"), key("c"): peer(2, "fd00:2::/64 10.3.0.0/24", address="2001:db8::3")},
@@ -66,68 +51,6 @@ STATES: dict[str, list[dict[Any, Any]]] = {
 }
 
 
-@dataclass
-class Bench:
-    """Where a table lives."""
-
-    place: Place | None
-    make: Callable[[Rtnl | None], Table]
-
-    def run(self, work: Callable[[Table], Awaitable[Any]]) -> Any:
-        """The result of one coroutine with a fresh table, in the place's network."""
-
-        async def main() -> Any:
-            if self.place is None:
-                return await work(self.make(None))
-            async with Rtnl(LINK) as rtnl:
-                return await work(self.make(rtnl))
-
-        if self.place is None:
-            return asyncio.run(main())
-        with self.place.network():
-            return asyncio.run(main())
-
-
-def real(kind: str, place: Place) -> Callable[[Rtnl | None], Table]:
-    uapi = UapiSocket(LINK, directory=Path(place.path("/run/wireguard")))
-    makers: dict[str, Callable[[Any], Table]] = {
-        "link": LinkTable,
-        "addresses": AddressTable,
-        "tunnel": lambda rtnl: RouteTable(rtnl, RouteKind.TUNNEL),
-        "closed": lambda rtnl: RouteTable(rtnl, RouteKind.CLOSED),
-        "device": lambda _: DeviceTable(uapi, PRIVATE),
-        "peers": lambda _: PeerTable(uapi),
-    }
-    return makers[kind]
-
-
-@pytest.fixture
-def wireguard(place: Place) -> Iterator[Place]:
-    """A place with a running wireguard-go whose link is up."""
-    process = place.popen("wireguard-go", "-f", LINK, log="/run/wireguard.log")
-    eventually(place.path(f"/run/wireguard/{LINK}.sock").exists, what="wireguard-go listens")
-    place.run("ip", "link", "set", LINK, "up")
-    yield place
-    place.close()
-    process.wait()
-
-
-@pytest.fixture(params=["fake", "real"])
-def bench(request: pytest.FixtureRequest) -> Callable[[str], Bench]:
-    def make(kind: str) -> Bench:
-        if request.param == "fake":
-            table: Table = FakePeers() if kind == "peers" else FakeTable()
-            return Bench(None, lambda _: table)
-        where: Place = request.getfixturevalue("wireguard")
-        return Bench(where, real(kind, where))
-
-    return make
-
-
-async def brought_to(table: Table, desired: Mapping[Any, Any]) -> None:
-    await table.apply(diff(await table.observe(), desired))
-
-
 @pytest.mark.parametrize("kind", STATES)
 def test_what_was_applied_is_observed_and_leaves_no_difference(kind: str, bench: Callable[[str], Bench]) -> None:
     async def walk(table: Table) -> None:
@@ -136,17 +59,6 @@ def test_what_was_applied_is_observed_and_leaves_no_difference(kind: str, bench:
             assert await table.observe() == state
 
     bench(kind).run(walk)
-
-
-def test_an_allowed_ip_that_is_given_to_another_peer_leaves_the_first(bench: Callable[[str], Bench]) -> None:
-    async def move(table: Table) -> None:
-        await brought_to(table, {key("b"): peer(1, "10.2.0.0/24 10.3.0.0/24")})
-        await table.apply(diff({}, {key("c"): peer(2, "10.3.0.0/24")}))
-        after = await table.observe()
-        assert after[key("b")].allowed_ips == nets("10.2.0.0/24")
-        assert after[key("c")].allowed_ips == nets("10.3.0.0/24")
-
-    bench("peers").run(move)
 
 
 def test_a_route_through_our_link_by_anybody_is_taken_over(wireguard: Place) -> None:
@@ -204,29 +116,6 @@ def test_without_a_link_routes_and_addresses_are_empty_and_writing_says_what_is_
             await table.apply(diff({}, {RouteKey(to=next(iter(nets("10.2.0.0/24"))), metric=0): Route(kind=RouteKind.TUNNEL)}))
 
     Bench(place, real("tunnel", place)).run(write)
-
-
-def test_without_an_implementation_the_device_says_what_to_start(place: Place) -> None:
-    async def look(table: Table) -> None:
-        with pytest.raises(MissingLink, match="start a userspace implementation: wireguard-go wigglenet"):
-            await table.observe()
-
-    Bench(place, real("device", place)).run(look)
-
-
-def test_a_port_in_use_is_named(wireguard: Place) -> None:
-    with wireguard.network():
-        taken = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        taken.bind(("::", 24601))
-
-    async def listen(table: Table) -> None:
-        with pytest.raises(KernelError, match="set WireGuard device wigglenet: Address already in use"):
-            await brought_to(table, {LINK: Device(public_key=PRIVATE.public, port=24601)})
-
-    try:
-        Bench(wireguard, real("device", wireguard)).run(listen)
-    finally:
-        taken.close()
 
 
 def test_the_counters_of_a_peer_are_no_difference() -> None:
@@ -312,32 +201,3 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         asyncio.run(look())
     place.close()
     process.wait()
-
-
-NONSENSE = (b"\n\n", b"errno=x\n\n", b"\xff\nerrno=0\n\n", b"half")
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer"),
-    [
-        *((kind, answer) for kind in ("device", "peers") for answer in NONSENSE),
-        ("device", b"listen_port=x\nerrno=0\n\n"),
-        ("device", b"private_key=00\nerrno=0\n\n"),
-        ("peers", b"public_key=zz\nerrno=0\n\n"),
-        ("peers", b"public_key=00\nrx_bytes=x\nerrno=0\n\n"),
-    ],
-)
-def test_an_implementation_that_talks_nonsense_is_named(kind: str, answer: bytes, tmp_path: Path) -> None:
-    async def main() -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\n\n")
-            writer.write(answer)
-            writer.close()
-
-        uapi = UapiSocket(LINK, directory=tmp_path)
-        table: Table = DeviceTable(uapi, PRIVATE) if kind == "device" else PeerTable(uapi)
-        async with await asyncio.start_unix_server(serve, tmp_path / f"{LINK}.sock"):
-            with pytest.raises(KernelError, match="get WireGuard device wigglenet: "):
-                await table.observe()
-
-    asyncio.run(main())

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.lab import ApiKind, Lab
+from wigglenet_operator.model.facts import WireGuardKind
 
 
 @pytest.fixture(scope="module")
-def lab(api_kind: ApiKind) -> Iterator[Lab]:
+def lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Nodes a, b and c with agents, their pods in touch with each other."""
-    with Lab(api=api_kind) as made:
+    with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
         for name in "abc":
             made.add_node(name)
         made.expect_mesh()

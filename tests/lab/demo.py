@@ -5,7 +5,6 @@ inside.
 """
 
 import argparse
-import base64
 import json
 import signal
 import sys
@@ -95,19 +94,14 @@ def tables(lab: Lab) -> None:
         cidrs = " ".join(json.loads(notes["wigglenet/pod-cidrs"]))
         rows.append((name, " ".join(map(str, node.addresses)), cidrs, str(status["mtu"]), status["phase"]))
     table(("NODE", "ADDRESSES", "POD-NETWORKS", "MTU", "PHASE"), rows)
-    keys = {key_of(lab, name): name for name in lab.nodes}
+    keys = {lab.annotations(name)["wigglenet/public-key"]: name for name in lab.nodes}
     peers = []
     for name, node in lab.nodes.items():
         for key, peer in node.wireguard().items():
-            age = time.time() - int(peer["last_handshake_time_sec"])
-            moved = f"{int(peer['tx_bytes']) + int(peer['rx_bytes'])}"
-            peers.append((name, keys[key], peer["endpoint"], f"{max(age, 0):.0f} s ago", moved))
+            age = time.time() - int(peer.handshake)
+            moved = f"{int(peer.sent) + int(peer.received)}"
+            peers.append((name, keys[key], peer.endpoint, f"{max(age, 0):.0f} s ago", moved))
     table(("NODE", "PEER", "ENDPOINT", "HANDSHAKE", "BYTES"), sorted(peers))
-
-
-def key_of(lab: Lab, name: str) -> str:
-    """A node's public key in hexadecimal, as WireGuard's socket tells it."""
-    return base64.b64decode(lab.annotations(name)["wigglenet/public-key"]).hex()
 
 
 def matrix(lab: Lab) -> bool:

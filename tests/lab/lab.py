@@ -27,6 +27,7 @@ from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.pod import Pod
 from tests.lab.wait import NotSeenError, eventually
+from wigglenet_operator.model.facts import WireGuardKind
 
 API_ADDRESS = "198.51.100.1"
 RBAC = Path(__file__).parents[2] / "manifests/rbac.yaml"
@@ -36,7 +37,8 @@ ApiKind = Literal["embedded", "kube"]
 class Lab:
     """The control plane's place with two bridges in it - underlay and the way to the API server -, and the nodes."""
 
-    def __init__(self, *, api: ApiKind = "embedded") -> None:
+    def __init__(self, *, api: ApiKind = "embedded", wireguard: WireGuardKind = WireGuardKind.USERSPACE) -> None:
+        self.wireguard = wireguard
         self.nodes: dict[str, LabNode] = {}
         self._numbers = count(11)
         self.place = Place("control-plane")
@@ -57,7 +59,7 @@ class Lab:
 
     def add_node(self, name: str, *, agent: bool = True, underlay_mtu: int = 1500) -> LabNode:
         """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for."""
-        node = LabNode(name, next(self._numbers))
+        node = LabNode(name, next(self._numbers), wireguard=self.wireguard)
         self.nodes[name] = node
         self._connect(node, underlay_mtu)
         self.register(node)

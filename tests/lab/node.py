@@ -6,18 +6,17 @@ DaemonSet, and wireguard-go comes back by itself as its container would.
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.lab.namespaces import Place, children, signal_command, stop
 from tests.lab.pod import Pod
 from tests.lab.wait import NotSeenError, eventually
-from wigglenet_operator.model.facts import IPAddress
+from wigglenet_operator.model.facts import IPAddress, WireGuardKind
 
 CONFLIST = "/etc/cni/net.d/10-wigglenet.conflist"
 SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
@@ -26,17 +25,29 @@ LINK = "wigglenet"
 KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
 
 
+class WireGuardPeer(NamedTuple):
+    """A peer in the columns of `wg show dump` (wg(8))."""
+
+    preshared_key: str
+    endpoint: str
+    allowed_ips: str
+    handshake: str
+    received: str
+    sent: str
+    keepalive: str
+
+
 class LabNode:
     """One node by its number: addresses and pod networks follow from it."""
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, *, wireguard: WireGuardKind = WireGuardKind.USERSPACE) -> None:
         self.name, self.number = name, number
         self.place = Place(name)
         self.addresses: tuple[IPAddress, ...] = (IPv4Address(f"192.0.2.{number}"), IPv6Address(f"2001:db8::{number:x}"))
         self.api_address = f"198.51.100.{number}"
         self.pod_cidrs = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
         self.pods: dict[str, Pod] = {}
-        self.environment: dict[str, str] = {"NODE_NAME": name}
+        self.environment: dict[str, str] = {"NODE_NAME": name, "WIGGLENET_WG_IMPLEMENTATION": wireguard.value}
         self._agent: subprocess.Popen[str] | None = None
         self._wireguard: subprocess.Popen[str] | None = None
         self.path("/run/netns").mkdir()
@@ -54,7 +65,12 @@ class LabNode:
             (directory / f".{name}").rename(directory / name)
 
     def start_wireguard(self) -> None:
-        """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends."""
+        """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends.
+
+        Nothing where the kernel's is wanted.
+        """
+        if self.environment["WIGGLENET_WG_IMPLEMENTATION"] == WireGuardKind.KERNEL.value:
+            return
         self._wireguard = self.place.popen("sh", "-c", KEEP_WIREGUARD, log="/run/wireguard.log")
 
     def start_agent(self, *, pythonpath: str | None = None) -> None:
@@ -120,30 +136,10 @@ class LabNode:
         )
         return {entry["dst"] for routes in shown for entry in routes if entry.get("protocol") != "kernel"}
 
-    def wireguard(self) -> dict[str, dict[str, str]]:
-        """The device's peers as its socket tells them: fields by hexadecimal key; `allowed_ip` is the last one."""
-        peers: dict[str, dict[str, str]] = {}
-        fields: dict[str, str] = {}
-        for name, _, value in (line.partition("=") for line in self._uapi("get=1").splitlines()):
-            if name == "public_key":
-                fields = peers[value] = {}
-            else:
-                fields[name] = value
-        return peers
-
-    def tell_wireguard(self, *lines: str) -> None:
-        """Change the device behind the agent's back."""
-        assert "errno=0" in self._uapi("set=1", *lines)
-
-    def _uapi(self, *lines: str) -> str:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(self.path(f"/run/wireguard/{LINK}.sock")))
-            client.sendall("".join(f"{line}\n" for line in (*lines, "")).encode())
-            text = ""
-            while not text.endswith("\n\n"):
-                text += client.recv(65536).decode()
-        return text
+    def wireguard(self) -> dict[str, WireGuardPeer]:
+        """The device's peers by public key, as `wg` tells them."""
+        lines = self.place.run("wg", "show", LINK, "dump").splitlines()[1:]
+        return {key: WireGuardPeer(*fields) for key, *fields in (line.split("\t") for line in lines)}
 
     def log(self) -> str:
         """What the agents of this node have said."""

@@ -13,12 +13,12 @@ from typing import Any
 
 from tests.lab.cni import run_list
 from tests.lab.namespaces import Place, signal_command
-from tests.lab.wait import eventually
+from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPAddress
 
 STREAMS = count(1)
-IN_FLIGHT = 3
-"""Echoes that may be unanswered at the end: 30 ms at the usual pace."""
+IN_FLIGHT = int(3 * SLOWNESS)
+"""Echoes that may be unanswered at the end: 30 ms at the usual pace, on a machine of its own."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 

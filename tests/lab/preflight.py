@@ -11,6 +11,7 @@ from pathlib import Path
 
 PACKAGES = {
     "wireguard-go": "wireguard-go",
+    "wireguard-tools": "wg",
     "containernetworking-plugins": "/usr/lib/cni/ptp",
     "iproute2": "ip",
     "iptables": "iptables",
@@ -19,7 +20,7 @@ PACKAGES = {
     "etcd-server": "etcd",
 }
 """What shows that a Debian package is there: a program on the PATH, or a file."""
-ALWAYS = ("wireguard-go", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "procps")
+ALWAYS = ("wireguard-go", "wireguard-tools", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "procps")
 FREE_BYTES = 1 << 30
 
 

@@ -272,6 +272,7 @@ def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnRe
     return TurnReport(
         steps={"link": StepReport(error=error)},
         problems=frozenset(Problem(subject=f"node n{i}", text="bad") for i in range(problems)),
+        wireguard="userspace",
         mtu=1420,
         peers=2,
         handshaken=handshaken,
@@ -388,7 +389,7 @@ def test_a_problem_of_any_length_leaves_the_status_short() -> None:
 def test_the_fake_peers_route_an_address_to_one_peer_only() -> None:
     peers = FakePeers()
     one = Peer(endpoint=None, allowed_ips=nets("10.0.0.0/8"))
-    run(peers.apply(Changes(add={key("b"): one}, change={}, remove={})))
-    run(peers.apply(Changes(add={key("c"): one}, change={}, remove={})))
+    run(peers.apply(Changes(add={key("b"): one}, change={}, was={}, remove={})))
+    run(peers.apply(Changes(add={key("c"): one}, change={}, was={}, remove={})))
 
     assert not peers.content[key("b")].allowed_ips

@@ -6,9 +6,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from tests.builders import cluster, config, host, ips, key, nets, node
+from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import HostFacts, NodeFacts
+from wigglenet_operator.model.facts import HostFacts, NodeFacts, WireGuardKind
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
@@ -246,8 +246,14 @@ def test_a_closed_route_goes_at_once_when_somebody_claims_an_overlapping_network
     assert keep_closed(claimed, {GONE: CLOSED}, {}, now=100.0)[0] == claimed
 
 
-def peer_at(text: str, **counters: int) -> Peer:
-    return Peer(endpoint=Endpoint(address=ip_address(text), port=24601), allowed_ips=nets("10.2.0.0/24"), **counters)
+def peer_at(text: str, *, handshake: int = 0, received: int = 0, sent: int = 0) -> Peer:
+    return Peer(
+        endpoint=Endpoint(address=ip_address(text), port=24601),
+        allowed_ips=nets("10.2.0.0/24"),
+        handshake=handshake,
+        received=received,
+        sent=sent,
+    )
 
 
 def settled(have: Peer | None, before: Sighting | None, *, now: float = 1000.0) -> str:
@@ -338,3 +344,27 @@ def test_a_dark_peer_is_found_dark_after_the_clock_was_set_back() -> None:
     before = Sighting(announced=ANNOUNCED, received=5, sent=1, since=900.0)
 
     assert settled(peer_at("198.18.0.7", sent=10, received=5, handshake=4600), before) == "192.0.2.2:24601"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "holder", "could", "told"),
+    [
+        (None, WireGuardKind.KERNEL, False, ""),
+        (None, WireGuardKind.USERSPACE, False, ""),
+        (None, WireGuardKind.USERSPACE, True, "kernel WireGuard is available; to switch: stop the userspace one, ip link del"),
+        (WireGuardKind.KERNEL, WireGuardKind.KERNEL, False, ""),
+        (WireGuardKind.KERNEL, WireGuardKind.USERSPACE, False, "held by userspace WireGuard, not by kernel as set; to switch"),
+        (WireGuardKind.USERSPACE, WireGuardKind.KERNEL, False, "held by kernel WireGuard, not by userspace as set; to switch"),
+    ],
+)
+def test_a_working_link_is_kept_and_how_to_switch_is_told(
+    wanted: WireGuardKind | None, holder: WireGuardKind, could: bool, told: str
+) -> None:
+    facts = replace(host("a"), wireguard=holder, kernel_wireguard=could)
+    planned = plan(cluster(numbered(1, name="a")), replace(config("a"), wireguard=wanted), facts)
+    told_of_link = [p.text for p in planned.problems if p.subject == "link wigglenet"]
+
+    assert told_of_link if told else not told_of_link
+    assert told in " ".join(told_of_link)
+    assert planned.desired
+    assert set(planned.desired.device) == {"wigglenet"}

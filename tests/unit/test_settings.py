@@ -3,6 +3,7 @@
 import pytest
 
 from wigglenet_operator.errors import ConfigError
+from wigglenet_operator.model.facts import WireGuardKind
 from wigglenet_operator.settings import Settings, read_settings
 
 GOOD = {"NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
@@ -29,6 +30,14 @@ def test_values_are_read_and_blanks_trimmed() -> None:
     assert (config.mtu, config.port) == (1400, 51820)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("auto", None), ("kernel", WireGuardKind.KERNEL), ("userspace", WireGuardKind.USERSPACE)]
+)
+def test_who_implements_wireguard(value: str, expected: WireGuardKind | None) -> None:
+    assert read_settings({**GOOD, "WIGGLENET_WG_IMPLEMENTATION": value}).config().wireguard is expected
+    assert read_settings(GOOD).config().wireguard is None
+
+
 def test_auto_is_the_mtu_of_the_routes() -> None:
     assert read_settings({**GOOD, "WIGGLENET_MTU": "auto"}).config().mtu is None
 
@@ -39,6 +48,7 @@ def test_auto_is_the_mtu_of_the_routes() -> None:
         ("WIGGLENET_WG_PORT", "70000"),
         ("WIGGLENET_WG_PORT", "yes"),
         ("WIGGLENET_WG_PORT", "0"),
+        ("WIGGLENET_WG_IMPLEMENTATION", "Kernel"),
         ("WIGGLENET_MTU", "1279"),
         ("WIGGLENET_MTU", "65456"),
         ("WIGGLENET_IFACE_NAME", "sixteen-letters-"),

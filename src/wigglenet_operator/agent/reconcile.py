@@ -37,13 +37,14 @@ class Reconciler:
         if cluster is None:
             return WAITING
         actual = await observe(self._tables)
-        planned = plan(cluster, self._config, await self._look(cluster))
+        host = await self._look(cluster)
+        planned = plan(cluster, self._config, host)
         if planned.desired is None:
             return TurnReport(steps={}, problems=planned.problems, waiting=True)
         differences, memory = self._diff(planned, actual)
         steps = await apply(self._tables, differences)
         self._remember(memory, steps)
-        return self._report(planned, actual, steps)
+        return self._report(planned, host, actual, steps)
 
     def _diff(self, planned: Plan, actual: Observed) -> tuple[Differences, Memory]:
         assert planned.desired  # noqa: S101 - turn() has looked
@@ -60,10 +61,17 @@ class Reconciler:
             orphans=old.orphans if steps["closed"].failed else memory.orphans,
         )
 
-    def _report(self, planned: Plan, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:
+    def _report(self, planned: Plan, host: HostFacts, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:
         assert planned.desired  # noqa: S101 - turn() has looked
         wanted, there = planned.desired.peers, actual["peers"]
         known = {} if isinstance(there, WigglenetError) else there
         met = sum(1 for key, peer in known.items() if key in wanted and peer.handshake)
         mtu = planned.desired.link[self._config.link].mtu
-        return TurnReport(steps=steps, problems=planned.problems, mtu=mtu, peers=len(wanted), handshaken=met)
+        return TurnReport(
+            steps=steps,
+            problems=planned.problems,
+            wireguard=host.wireguard.value,
+            mtu=mtu,
+            peers=len(wanted),
+            handshaken=met,
+        )

@@ -23,7 +23,8 @@ from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
 from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
 from wigglenet_operator.kernel.sysctls import SysctlTable
-from wigglenet_operator.kernel.wg_uapi import DeviceTable, PeerTable, UapiSocket
+from wigglenet_operator.kernel.wg_uapi import UapiDevice
+from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_node_uids
 from wigglenet_operator.kube.decode import decode_node
@@ -65,15 +66,16 @@ class _Agent:
         self.loop = Loop(self._turn)
         self.store = ClusterStore(self.loop.request)
         annotations = AnnotationTable(api, config.node_name, published=self._published, answered=self._put)
-        socket = UapiSocket(config.link)
+        self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link))
+        self._peers = PeerTable(self._wireguard)
         tables: Tables = {
             "closed": RouteTable(rtnl, RouteKind.CLOSED),
-            "device": DeviceTable(socket, key),
+            "device": DeviceTable(self._wireguard, key),
             "link": LinkTable(rtnl),
             "sysctls": SysctlTable(plan_sysctls(config)),
             "addresses": AddressTable(rtnl),
             "annotations": annotations,
-            "peers": PeerTable(socket),
+            "peers": self._peers,
             "routes": RouteTable(rtnl, RouteKind.TUNNEL),
             "cni": cni,
         }
@@ -85,11 +87,12 @@ class _Agent:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._here.add_signal_handler(number, stopped.set)
+        holder, _ = await self._wireguard.facts()
         log.info(
-            "started version=%s node=%s link=%s port=%d public_key=%s mtu=%s wireguard=userspace"
+            "started version=%s node=%s link=%s port=%d public_key=%s mtu=%s wireguard=%s"
             " masquerade=not-yet network_policy=not-yet",
             *(__version__, self._config.node_name, self._config.link, self._config.port, self._key.public),
-            self._config.mtu or "auto",
+            *(self._config.mtu or "auto", holder.value),
         )
         async with asyncio.TaskGroup() as group:
             work = (
@@ -97,6 +100,7 @@ class _Agent:
                 self._complete(),
                 monitor.watch(self._moved),
                 self.loop.run(),
+                self._peers.keep_primed(),
                 self._teller.keep_status(),
             )
             tasks = [group.create_task(coroutine) for coroutine in work]
@@ -129,7 +133,14 @@ class _Agent:
     async def _look(self, cluster: ClusterState) -> HostFacts:
         addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
         paths, default = await self._rtnl.path_mtus(addresses)
-        return HostFacts(public_key=self._key.public, path_mtus=paths, default_mtu=default)
+        holder, could = await self._wireguard.facts()
+        return HostFacts(
+            public_key=self._key.public,
+            path_mtus=paths,
+            default_mtu=default,
+            wireguard=holder,
+            kernel_wireguard=could,
+        )
 
     def _moved(self) -> None:
         """Something changed on this node."""

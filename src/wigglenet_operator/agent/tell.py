@@ -86,7 +86,7 @@ def render_status(report: TurnReport, *, version: str) -> str:
     status = {
         "phase": report.phase,
         "version": version,
-        "wireguard": "userspace",
+        "wireguard": report.wireguard,
         "mtu": report.mtu,
         "peers": report.peers,
         "handshaken": report.handshaken,

@@ -1,15 +1,20 @@
 """What every adapter offers: a table that can be read as it is and changed by a difference."""
 
-from collections.abc import Awaitable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.changes import Changes
+from wigglenet_operator.model.desired import Device, Endpoint, Peer
+from wigglenet_operator.model.facts import IPNetwork, PublicKey
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 TOLD = 5
 """Refusals that one error repeats."""
+PORT_TAKEN = "free the UDP port, or set another WIGGLENET_WG_PORT on every node"
+"""What to do about EADDRINUSE."""
 
 
 class KeyedTable(Protocol[K, V]):
@@ -21,6 +26,46 @@ class KeyedTable(Protocol[K, V]):
 
     async def apply(self, changes: Changes[K, V]) -> None:
         """Write the changes, all that can be written; KernelError naming each that could not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerOrder:
+    """One thing to do to a peer; what is not said stays as it is."""
+
+    key: PublicKey
+    known: bool = False
+    """Only if the peer is there already."""
+    remove: bool = False
+    endpoint: Endpoint | None = None
+    keepalive: int | None = None
+    unshare: bool = False
+    """Forget a preshared key."""
+    allow: Sequence[IPNetwork] = ()
+    """Allowed IPs that it gets in addition; each is taken, in the same instant, from the peer that had it."""
+
+
+class WireGuard(Protocol):
+    """A WireGuard device, whoever implements it; MissingLink where there is none, KernelError for all that is refused."""
+
+    async def read_device(self) -> Device:
+        """Key, port and mark."""
+        ...
+
+    async def read_peers(self) -> dict[PublicKey, Peer]:
+        """The peers at one instant; may be empty."""
+        ...
+
+    async def write_device(self, device: Device, private_key: bytes) -> None:
+        """Give it key, port and mark."""
+        ...
+
+    async def write_peers(self, orders: Sequence[PeerOrder]) -> None:
+        """Carry out the orders in turn, up to the first that is refused."""
+        ...
+
+    async def forget_peers(self) -> None:
+        """Remove every peer."""
         ...
 
 

@@ -4,7 +4,7 @@ Our routes are known by their protocol number and, whatever their protocol, by l
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping
-from errno import ENODEV
+from errno import EADDRINUSE, ENODEV
 from ipaddress import ip_address, ip_interface
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
-from wigglenet_operator.kernel.ports import attempt_all
+from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
 from wigglenet_operator.kernel.route_dump import dump_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
@@ -110,7 +110,7 @@ class Rtnl:
 
 
 class LinkTable:
-    """Our link, by name; it is made by what implements WireGuard, never here."""
+    """Our link, by name; it is made by `wireguard.DeviceTable` or beside the agent, never here."""
 
     def __init__(self, rtnl: Rtnl) -> None:
         self._rtnl = rtnl
@@ -126,7 +126,13 @@ class LinkTable:
         """Set MTU and state."""
         for link in changes.put.values():
             index = await self._rtnl.existing_index()
-            await self._rtnl.call("link", "set", index=index, mtu=link.mtu, state="up" if link.up else "down")
+            try:
+                await self._rtnl.call("link", "set", index=index, mtu=link.mtu, state="up" if link.up else "down")
+            except KernelError as error:  # the kernel's WireGuard takes its port when it goes up
+                cause = error.__cause__
+                if isinstance(cause, NetlinkError) and cause.code == EADDRINUSE:
+                    raise KernelError(f"{error}; {PORT_TAKEN}") from error
+                raise
 
 
 class AddressTable:

@@ -13,11 +13,13 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes(Generic[K, V]):
-    """What to write; falsy when there is nothing to write. The three have no key in common."""
+    """What to write; falsy when there is nothing to write. `add`, `change` and `remove` have no key in common."""
 
     add: Mapping[K, V]
     change: Mapping[K, V]
     """The new values."""
+    was: Mapping[K, V]
+    """The old values of what is changed, by the same keys: so that no more need be written than is different."""
     remove: Mapping[K, V]
     """The old values: a kernel wants to be told what it is to forget."""
 
@@ -33,9 +35,11 @@ class Changes(Generic[K, V]):
 
 def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
     """The changes that make `actual` equal to `desired`."""
+    change = {k: v for k, v in desired.items() if k in actual and actual[k] != v}
     return Changes(
         add={k: v for k, v in desired.items() if k not in actual},
-        change={k: v for k, v in desired.items() if k in actual and actual[k] != v},
+        change=change,
+        was={k: actual[k] for k in change},
         remove={k: v for k, v in actual.items() if k not in desired},
     )
 

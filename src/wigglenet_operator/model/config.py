@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from wigglenet_operator.model.facts import IPAddress, NodeName
+from wigglenet_operator.model.facts import IPAddress, NodeName, WireGuardKind
 
 OVERHEAD = 80
 """Bytes that WireGuard adds over IPv6: 40 IPv6 + 8 UDP + 32 WireGuard (wireguard.com/papers, section 5.4.6)."""
@@ -22,5 +22,7 @@ class AgentConfig:
     mtu: int | None
     """None: from the routes to the endpoints."""
     cni_path: PurePath
+    wireguard: WireGuardKind | None
+    """None: the kernel's if it has one."""
     api_server: IPAddress | None
     """KUBERNETES_SERVICE_HOST where it is an address; no pod network may hold it."""

@@ -29,6 +29,8 @@ class Device:
     public_key: PublicKey | None
     """Of the private key in force; None without one."""
     port: int
+    mark: int = 0
+    """Firewall mark of its own UDP packets, 0 = none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class Peer:
     allowed_ips: frozenset[IPNetwork]
     keepalive: int = 0
     """Seconds between persistent keepalives, 0 = off."""
+    preshared: bool = False
+    """Whether there is a preshared key; ours have none, and one that somebody has set silences the peer."""
     handshake: int = field(default=0, compare=False)
     """Unix time of the last handshake in seconds, 0 = never since the link was made."""
     received: int = field(default=0, compare=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
 
@@ -55,6 +56,13 @@ class ClusterState:
     nodes: frozenset[NodeFacts]
 
 
+class WireGuardKind(Enum):
+    """Who implements WireGuard."""
+
+    KERNEL = "kernel"
+    USERSPACE = "userspace"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What the plan must know of the node that it is for."""
@@ -64,3 +72,7 @@ class HostFacts:
     """Bytes that fit through the route to an address; an address without a route is not in it."""
     default_mtu: int | None = None
     """Bytes that fit through the underlay while there is no peer to ask for; None if nothing tells."""
+    wireguard: WireGuardKind = WireGuardKind.KERNEL
+    """Who holds our link or, without one, would hold it."""
+    kernel_wireguard: bool = False
+    """Whether the kernel has WireGuard too, where that matters: userspace has our link, and nobody insists on it."""

@@ -51,6 +51,8 @@ class TurnReport:
 
     steps: Mapping[str, StepReport]
     problems: frozenset[Problem]
+    wireguard: str = ""
+    """`kernel` or `userspace`."""
     mtu: int | None = None
     peers: int = 0
     """Peers that are wanted."""

@@ -14,7 +14,7 @@ from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
 from wigglenet_operator.plan.routes import keep_closed, plan_closed_routes, plan_tunnel_routes
-from wigglenet_operator.plan.tunnel import Sighting, plan_members, plan_mtu, plan_peers, settle_endpoints
+from wigglenet_operator.plan.tunnel import Sighting, plan_members, plan_mtu, plan_peers, plan_wireguard, settle_endpoints
 
 MIN_ADDRESSES = 4
 """Network, gateway, one pod and broadcast: what host-local takes at least."""
@@ -86,6 +86,7 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
         cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
     problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
+    problems |= plan_wireguard(config, host)
     return Plan(desired=desired, problems=problems)
 
 

@@ -82,6 +82,18 @@ def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tup
     return underlay - OVERHEAD, frozenset()
 
 
+def plan_wireguard(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
+    """What the administrator may want to change about who implements WireGuard; a link that works is never converted."""
+    link, holder = config.link, host.wireguard.value
+    if config.wireguard and config.wireguard is not host.wireguard:
+        text = f"it is held by {holder} WireGuard, not by {config.wireguard.value} as set; to switch: ip link del {link}"
+    elif host.kernel_wireguard:
+        text = f"kernel WireGuard is available; to switch: stop the userspace one, ip link del {link}"
+    else:
+        return frozenset()
+    return frozenset({Problem(subject=f"link {link}", text=text)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
     """What was seen of a peer, so that roaming can be told from silence."""
