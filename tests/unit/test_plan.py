@@ -358,7 +358,7 @@ def test_a_dark_peer_is_found_dark_after_the_clock_was_set_back() -> None:
     ],
 )
 def test_a_working_link_is_kept_and_how_to_switch_is_told(
-    wanted: WireGuardKind | None, holder: WireGuardKind, could: bool, told: str
+    *, wanted: WireGuardKind | None, holder: WireGuardKind, could: bool, told: str
 ) -> None:
     facts = replace(host("a"), wireguard=holder, kernel_wireguard=could)
     planned = plan(cluster(numbered(1, name="a")), replace(config("a"), wireguard=wanted), facts)
