@@ -37,16 +37,16 @@ def run(session: nox.Session, *command: str) -> None:
     session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path})
 
 
-def prepare(session: nox.Session) -> list[str]:
+def prepare(session: nox.Session, *needed: str) -> list[str]:
     """Check the machine, install what is missing, and give the arguments that are not for the preflight."""
     arguments = [argument for argument in session.posargs if argument != "--no-apt"]
     if os.geteuid() != 0:
         session.skip("NOT RUN: namespaces need root; run `sudo pipx run nox` for contract and lab")
-    packages = ("etcd-server",) if {"kube", "both"} & {word for a in arguments for word in a.split("=")} else ()
-    problem = preflight(packages=packages, apt="--no-apt" not in session.posargs)
+    kube = {"kube", "both"} & {word for a in arguments for word in a.split("=")}
+    problem = preflight(packages=[*needed, *(["etcd-server"] if kube else [])], apt="--no-apt" not in session.posargs)
     if problem:
         session.error(problem)
-    if packages:
+    if kube:
         run(session, "python", "-m", "tests.lab.api.kube_binary")
     return arguments
 
@@ -83,6 +83,13 @@ def lab(session: nox.Session) -> None:
     """Run several nodes as namespaces with real agents and packets (--api kube): root."""
     arguments = prepare(session)
     run(session, "pytest", "tests/lab", *arguments)
+
+
+@nox.session(default=False)
+def vm(session: nox.Session) -> None:
+    """Run contract and lab on a kernel with WireGuard, in a virtual machine (--kernel 6.1|PATH, --bench): root."""
+    arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod")
+    run(session, "python", "-m", "tests.vm", *arguments)
 
 
 @nox.session(default=False)

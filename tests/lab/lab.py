@@ -65,9 +65,14 @@ class Lab:
         self.register(node)
         node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
         if agent:
-            node.start_wireguard()
-            node.start_agent()
+            self.start(node)
         return node
+
+    def start(self, node: LabNode) -> None:
+        """Start what a node runs."""
+        if self.wireguard is WireGuardKind.USERSPACE:
+            node.start_wireguard()
+        node.start_agent()
 
     def _connect(self, node: LabNode, mtu: int) -> None:
         for port, bridge, inside in ((f"u-{node.name}", "underlay", "eth0"), (f"m-{node.name}", "mgmt", "api0")):

@@ -65,13 +65,16 @@ class LabNode:
             (directory / f".{name}").rename(directory / name)
 
     def start_wireguard(self) -> None:
-        """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends.
-
-        Nothing where the kernel's is wanted.
-        """
-        if self.environment["WIGGLENET_WG_IMPLEMENTATION"] == WireGuardKind.KERNEL.value:
-            return
+        """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends."""
         self._wireguard = self.place.popen("sh", "-c", KEEP_WIREGUARD, log="/run/wireguard.log")
+
+    def stop_wireguard(self) -> None:
+        """End the userspace component, and its link with it."""
+        assert self._wireguard, f"node {self.name} has no userspace WireGuard"
+        signal_command(self._wireguard, signal.SIGKILL)
+        self._wireguard.wait(10)
+        self._wireguard = None
+        self.place.run("ip", "link", "del", LINK)  # which ends the implementation
 
     def start_agent(self, *, pythonpath: str | None = None) -> None:
         """Start the agent, of this installation or of the source tree in the node's directory `pythonpath`."""
@@ -135,6 +138,11 @@ class LabNode:
             json.loads(self.place.run("ip", "-json", family, "route", "show", "dev", LINK) or "[]") for family in ("-4", "-6")
         )
         return {entry["dst"] for routes in shown for entry in routes if entry.get("protocol") != "kernel"}
+
+    def wireguard_kind(self) -> str:
+        """`wireguard` for the kernel's, `tun` for userspace; empty without a link."""
+        shown = json.loads(self.place.run("ip", "-json", "-details", "link", "show", "dev", LINK, check=False) or "[{}]")
+        return str(shown[0].get("linkinfo", {}).get("info_kind", ""))
 
     def wireguard(self) -> dict[str, WireGuardPeer]:
         """The device's peers by public key, as `wg` tells them."""

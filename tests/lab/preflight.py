@@ -18,6 +18,9 @@ PACKAGES = {
     "iputils-ping": "ping",
     "procps": "sysctl",
     "etcd-server": "etcd",
+    "qemu-system-x86": "qemu-system-x86_64",
+    "busybox-static": "busybox",
+    "kmod": "depmod",
 }
 """What shows that a Debian package is there: a program on the PATH, or a file."""
 ALWAYS = ("wireguard-go", "wireguard-tools", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "procps")

@@ -44,8 +44,7 @@ def test_a_joining_nodes_pod_reaches_all_others_soon_after_its_annotations_appea
 ) -> None:
     node, pod = fourth
     others = [p for p in lab.pods() if p is not pod]
-    node.start_wireguard()
-    node.start_agent()
+    lab.start(node)
     eventually(lambda: "wigglenet/public-key" in lab.annotations("d"), what="d is announced")
     announced = time.monotonic()
     for other in others:
@@ -59,8 +58,7 @@ def test_a_joining_nodes_pod_reaches_all_others_soon_after_its_annotations_appea
 
 def test_a_node_that_leaves_is_forgotten_by_all_and_stays_closed(lab: Lab, fourth: tuple[LabNode, Pod]) -> None:
     node, _ = fourth
-    node.start_wireguard()
-    node.start_agent()
+    lab.start(node)
     staying = [n for name, n in lab.nodes.items() if name != "d"]
     for other in staying:
         eventually(lambda o=other: len(o.wireguard()) == 3, what=f"{other.name} has d as a peer")  # type: ignore[misc]  # bool
@@ -129,6 +127,49 @@ def test_a_restarted_agent_changes_nothing_in_an_unchanged_cluster(lab: Lab) -> 
     assert after == before
     (turn,) = [line for line in a.log().splitlines() if "converged" in line]
     assert "converged closed=+1 took_ms" in turn, "the only thing to write was what was removed by hand"
+
+
+@pytest.mark.kernel_wireguard
+def test_a_node_moves_between_kernel_and_userspace_when_its_link_is_removed(lab: Lab) -> None:
+    """On the administrator's word alone; key, port and peers stay, and less than a second is lost."""
+    c = lab.nodes["c"]
+    identity = c.place.run("wg", "show", "wigglenet", "public-key"), c.place.run("wg", "show", "wigglenet", "listen-port")
+
+    def restarted(implementation: str) -> None:
+        c.stop_agent()
+        c.environment["WIGGLENET_WG_IMPLEMENTATION"] = implementation
+        c.start_agent()
+        settled(c)
+
+    def told(text: str) -> bool:
+        return text in lab.annotations("c")["wigglenet/status"]
+
+    def moved(kind: str) -> bool:
+        return c.wireguard_kind() == kind and len(c.wireguard()) == 2
+
+    for implementation, kind, problem in (
+        ("userspace", "tun", "it is held by kernel WireGuard, not by userspace as set; to switch: ip link del wigglenet"),
+        ("auto", "wireguard", "kernel WireGuard is available; to switch: stop the userspace one, ip link del wigglenet"),
+    ):
+        with lab.no_loss():
+            restarted(implementation)
+        assert c.wireguard_kind() != kind, "a working link was converted"
+        eventually(lambda p=problem: told(p), what="the status tells how to switch", seconds=90)  # type: ignore[misc]  # bool
+        pairs = [pair for pair in lab.pairs() if "c" in pair[0].name]
+        streams = [one.stream(other.addresses[version]) for one, other, version in pairs]
+        if implementation == "userspace":
+            c.start_wireguard()
+            c.place.run("ip", "link", "del", "wigglenet")
+        else:
+            c.stop_wireguard()
+        eventually(lambda k=kind: moved(k), what=f"{kind} has link and peers")  # type: ignore[misc]  # bool
+        lab.expect_mesh()
+        results = [stream.stop() for stream in streams]
+        assert all(lost * 0.01 < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes"
+        after = c.place.run("wg", "show", "wigglenet", "public-key"), c.place.run("wg", "show", "wigglenet", "listen-port")
+        assert after == identity
+    restarted(lab.wireguard.value)
+    eventually(lambda: not told("to switch"), what="the problem is solved", seconds=90)
 
 
 def test_pods_are_removed_by_the_plugins(lab: Lab) -> None:

@@ -1,0 +1,122 @@
+"""Boot a kernel that has WireGuard and run the contract suites and the lab in it.  `pipx run nox -s vm`.
+
+KVM where guests really run, else emulation: there each guest has one CPU, for QEMU loses breakpoints of a kernel that
+patches itself while another CPU runs, and two guests share the machine instead.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.vm.image import SERIES, KernelMissingError, kernel
+
+ROOT = Path(__file__).parents[2]
+PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--wireguard", "kernel")
+SUITES = {
+    "contract": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py"),
+    "lab": (*PYTEST, "tests/lab"),
+}
+SECONDS = 15 * 60
+PROBE_SECONDS = 30
+EMULATED_SLOWNESS, KVM_SLOWNESS = 10, 2
+
+
+def main() -> None:
+    """Exit status 0 if every guest ran to its end and all of its tests passed."""
+    parser = argparse.ArgumentParser(prog="nox -s vm --", description=__doc__)
+    parser.add_argument("--kernel", default="6.12", help=f"{', '.join(SERIES)} or the path of an image (default 6.12)")
+    parser.add_argument("--bench", action="store_true", help="print figures beside their floors instead of testing")
+    parser.add_argument("pytest", nargs="*", help="instead of the two suites: arguments of pytest for one guest")
+    arguments, more = parser.parse_known_args()
+    try:
+        image = kernel(arguments.kernel)
+    except KernelMissingError as error:
+        sys.exit(f"vm: {error}")
+    kvm = guests_run_on_kvm(image)
+    print(f"vm: booting {image.name} by {'KVM' if kvm else 'emulation'}", flush=True)
+    jobs: dict[str, Sequence[str]] = dict(SUITES)
+    if arguments.bench:
+        jobs = {"bench": ("tests.bench.wireguard", *more)}
+    elif arguments.pytest or more:
+        jobs = {"pytest": (*PYTEST, *arguments.pytest, *more)}
+    guests = [Guest(name, image, command, kvm=kvm) for name, command in jobs.items()]
+    sys.exit(max(guest.wait() for guest in guests))
+
+
+def guests_run_on_kvm(image: Path) -> bool:
+    """Whether a guest comes up: the device may be there, and open, and still run nothing."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if not ({"vmx", "svm"} & set(flags) and os.access("/dev/kvm", os.R_OK | os.W_OK)):
+        return False
+    probe = Guest("", image, ("platform",), kvm=True, seconds=PROBE_SECONDS)
+    return probe.wait() == 0
+
+
+class Guest:
+    """One virtual machine, until its command ends; it dies with this process."""
+
+    def __init__(self, name: str, image: Path, command: Sequence[str], *, kvm: bool, seconds: float = SECONDS) -> None:
+        """Boot it; one without a name says nothing."""
+        self._name, self._seconds = name, seconds
+        self._status: int | None = None
+        self._hung = False
+        inside = shlex.join(["sh", f"{ROOT}/tests/vm/guest.sh", str(KVM_SLOWNESS if kvm else EMULATED_SLOWNESS), *command])
+        vng = ["vng", "--run", str(image), "--force-9p", "--disable-microvm", "--verbose", "--memory", "3G"]
+        vng += ["--cpus", "2"] if kvm else ["--cpus", "1", "--disable-kvm"]
+        terminal = ["script", "-qec", shlex.join([*vng, "--cwd", str(ROOT), "--exec", inside]), "/dev/null"]
+        alone = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]
+        self._process = subprocess.Popen(
+            [*alone, *terminal],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._timer = threading.Timer(seconds, self._give_up)
+        self._timer.start()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait(self) -> int:
+        """The exit status of the command; 1 if the guest crashed, hung, or never came to it."""
+        self._reader.join()
+        self._process.wait()
+        self._timer.cancel()
+        if self._status is None:
+            self._say(f"the guest hung and was ended after {self._seconds:g} s" if self._hung else "the guest has crashed")
+        return 1 if self._status is None else self._status
+
+    def _give_up(self) -> None:
+        self._hung = True
+        self._process.kill()
+
+    def _read(self) -> None:
+        """Print what the guest says once it runs; all that the kernel said before, if it never does."""
+        assert self._process.stdout
+        boot: list[str] | None = []
+        for line in map(str.rstrip, self._process.stdout):
+            if line.startswith("vm: exit status "):
+                self._status = int(line.split()[-1])
+            elif line.startswith("vm: Linux "):
+                boot = None
+            if boot is not None:
+                boot.append(line)
+            else:
+                self._say(line)
+        for line in boot or ():
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._name:
+            print(f"{self._name}: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
