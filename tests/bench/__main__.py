@@ -24,7 +24,7 @@ from pyroute2 import AsyncIPRoute
 from tests.lab.lab import Lab
 from tests.lab.node import LabNode
 from tests.lab.wait import eventually
-from wigglenet_operator.kernel.route_dump import dump_routes
+from wigglenet_operator.kernel.routes import dump_routes
 
 IMPORTS = "import wigglenet_operator.agent.run, wigglenet_operator.settings, wigglenet_operator.logs"
 RTMGRP_IPV4_ROUTE = 0x40

@@ -7,18 +7,23 @@ Calls block for as long as the kernel takes, which is milliseconds.
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from errno import EAGAIN
 
-SOL_NETLINK, GET_STRICT_CHK = 270, 12
+SOL_NETLINK, EXT_ACK, GET_STRICT_CHK = 270, 11, 12
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
+REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 DUMP_INTERRUPTED = 0x10
+CAPPED, EXPLAINED = 0x100, 0x200
+"""Flags of an error: without the refused message, with attributes (of which 1 is the reason as text)."""
 NESTED, KIND = 0x8000, 0x3FFF
 """Flag and mask of an attribute's kind."""
 HEADER, ATTRIBUTE, ERRNO = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("=i")
 LARGEST = 1 << 18
 """Bytes of one datagram from the kernel, which are 32 KiB at most for a dump."""
+AT_ONCE = 200
+"""Messages in one send: the acknowledgements of 3,000 no longer fit into a socket."""
 SECONDS = 5
 TRIES = 5
 
@@ -45,7 +50,8 @@ def opened(protocol: int) -> socket.socket:
     """A blocking socket that gives up after SECONDS, in this thread's network namespace."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     netlink.settimeout(SECONDS)
-    netlink.setsockopt(SOL_NETLINK, GET_STRICT_CHK, 1)
+    for option in (EXT_ACK, GET_STRICT_CHK):
+        netlink.setsockopt(SOL_NETLINK, option, 1)
     netlink.bind((0, 0))
     return netlink
 
@@ -69,12 +75,55 @@ def replies(netlink: socket.socket) -> Iterator[bytes]:
             if flags & DUMP_INTERRUPTED:
                 raise InterruptedError
             if kind in {NLMSG_ERROR, NLMSG_DONE}:
-                number = -ERRNO.unpack_from(body)[0]
-                if number:
-                    raise OSError(number, os.strerror(number))
+                if refusal := _refusal(body, flags):
+                    raise refusal
                 return
             yield body
             at += (length + 3) & ~3
+
+
+def write(protocol: int, messages: Sequence[tuple[int, int, bytes]]) -> dict[int, OSError]:
+    """Send messages of a kind with flags and a body, many at once; the refusals by the message's place among them.
+
+    OSError if the kernel cannot be asked at all: then nobody knows what was written.
+    """
+    refused: dict[int, OSError] = {}
+    with opened(protocol) as netlink:
+        for start in range(0, len(messages), AT_ONCE):
+            batch = range(start, min(start + AT_ONCE, len(messages)))
+            texts = []
+            for number in batch:
+                kind, flags, body = messages[number]
+                texts.append(HEADER.pack(HEADER.size + len(body), kind, REQUEST | ACKNOWLEDGE | flags, number, 0) + body)
+            netlink.send(b"".join(texts))
+            left = set(batch)
+            while left:
+                for number, error in _acknowledged(netlink.recv(LARGEST)):
+                    left.discard(number)
+                    if error:
+                        refused[number] = error
+    return refused
+
+
+def _acknowledged(data: bytes) -> Iterator[tuple[int, OSError | None]]:
+    at = 0
+    while at < len(data):
+        length, _, flags, number, _ = HEADER.unpack_from(data, at)
+        yield number, _refusal(data[at + HEADER.size : at + length], flags)
+        at += (length + 3) & ~3
+
+
+def _refusal(body: bytes, flags: int) -> OSError | None:
+    """What an acknowledgement, or the end of a listing, says to be wrong."""
+    number = -ERRNO.unpack_from(body)[0] if body else 0
+    if not number:
+        return None
+    text = os.strerror(number)
+    if flags & EXPLAINED and len(body) > ERRNO.size + HEADER.size:
+        refused = HEADER.size if flags & CAPPED else (HEADER.unpack_from(body, ERRNO.size)[0] + 3) & ~3
+        reason = dict(attributes(body, ERRNO.size + refused)).get(1, b"").rstrip(b"\0").decode(errors="replace")
+        text = f"{text}: {reason}" if reason else text
+    return OSError(number, text)
 
 
 def dump(protocol: int, kind: int, body: bytes) -> list[bytes]:

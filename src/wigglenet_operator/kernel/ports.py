@@ -77,6 +77,12 @@ async def attempt_all(writes: Iterable[Awaitable[object]]) -> None:
             await write
         except KernelError as error:
             refused.append(str(error))
+    raise_refused(refused)
+
+
+def raise_refused(reasons: Iterable[str]) -> None:
+    """KernelError with the first few reasons in words and the number of the others; nothing without a reason."""
+    refused = [*reasons]
     if refused:
         more = f"; and {len(refused) - TOLD} more" if len(refused) > TOLD else ""
         raise KernelError("; ".join(refused[:TOLD]) + more)

@@ -13,18 +13,14 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
-from wigglenet_operator.kernel.route_dump import dump_routes
+from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, dump_routes, write_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import IPAddress
 
-PROTOCOL = 157
-"""Free in iproute2's rt_protos and in what routing daemons use; it marks our routes for whoever comes after us."""
 PROTOCOL_KERNEL = 2
 RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 """RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
-SCOPE_NOWHERE = 255
-"""On deletion: any scope (net/ipv4/fib_semantics.c)."""
 IFF_UP = 1
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
@@ -188,17 +184,10 @@ class RouteTable:
 
         A new one is added, never replaced over what is there: an equal route by another way is somebody's.
         """
-        through: dict[str, Any] = {"type": self._kind.value}
-        if self._kind is RouteKind.TUNNEL:
-            through["oif"] = await self._rtnl.existing_index()
-        orders = (("add", changes.add), ("replace", changes.change), ("del", changes.remove))
-        await attempt_all(self._write(command, key, through) for command, routes in orders for key in routes)
-
-    async def _write(self, command: str, key: RouteKey, through: Mapping[str, Any]) -> None:
-        # A deletion names no protocol, so that it finds what was taken over as well, and any scope.
-        any_scope = {"scope": SCOPE_NOWHERE} if key.to.version == 4 else {}
-        extra = any_scope if command == "del" else {"proto": PROTOCOL}
-        await self._rtnl.call("route", command, dst=str(key.to), priority=key.metric, **extra, **through)
+        index = await self._rtnl.existing_index() if self._kind is RouteKind.TUNNEL else 0
+        commands = ((ADD, changes.add), (CHANGE, changes.change), (DELETE, changes.remove))
+        orders = [(command, key) for command, routes in commands for key in routes]
+        write_routes(orders, kind=RTN[self._kind], oif=index)
 
 
 def _address(message: Any) -> str:  # noqa: ANN401 - pyroute2 is untyped

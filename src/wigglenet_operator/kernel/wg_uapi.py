@@ -9,9 +9,10 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EADDRINUSE
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.keys import PrivateKey
@@ -19,8 +20,8 @@ from wigglenet_operator.kernel.ports import PORT_TAKEN, PeerOrder
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
 from wigglenet_operator.model.facts import PublicKey
 
-Lines = Sequence[tuple[str, str]]
-"""Keys and values of an answer, in order."""
+Memo = dict[Any, Any]
+"""Values by the text that they were read from: of two answers in a row, nearly everything is the same."""
 T = TypeVar("T")
 REPLY_LIMIT = 1 << 26
 """Bytes; 5,000 peers take 1.2 MB."""
@@ -35,6 +36,7 @@ class UapiDevice:
     def __init__(self, link: str, directory: Path = Path("/run/wireguard")) -> None:
         self._link = link
         self._path = directory / f"{link}.sock"
+        self._memo: Memo = {}
 
     async def read_device(self) -> Device:
         """Key, port and mark."""
@@ -42,7 +44,7 @@ class UapiDevice:
 
     async def read_peers(self) -> dict[PublicKey, Peer]:
         """The peers; may be empty."""
-        return await self._read(parse_peers)
+        return await self._read(partial(parse_peers, memo=self._memo))
 
     async def write_device(self, device: Device, private_key: bytes) -> None:
         """Give it key, port and mark."""
@@ -56,17 +58,17 @@ class UapiDevice:
         """Remove every peer."""
         await self._set(["replace_peers=true"])
 
-    async def _read(self, parse: Callable[[Lines], T]) -> T:
-        lines = [(k, v) for k, _, v in (line.partition("=") for line in await self._exchange(["get=1"]))]
+    async def _read(self, parse: Callable[[str], T]) -> T:
+        text = await self._exchange(["get=1"])
         try:
-            return parse(lines)
+            return parse(text)
         except ValueError as error:
             raise KernelError(f"get WireGuard device {self._link}: it does not answer as the protocol says: {error}") from error
 
     async def _set(self, lines: Iterable[str]) -> None:
         await self._exchange(["set=1", *lines])
 
-    async def _exchange(self, lines: list[str]) -> list[str]:
+    async def _exchange(self, lines: list[str]) -> str:
         operation = f"{lines[0].partition('=')[0]} WireGuard device {self._link}"
         try:
             async with asyncio.timeout(SECONDS):
@@ -85,8 +87,8 @@ class UapiDevice:
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             raise KernelError(f"{operation}: {error}") from error
         try:
-            *answer, status = (line for line in reply.decode().splitlines() if line)
-            number = abs(int(status.removeprefix("errno=")))
+            answer, _, status = reply.decode().strip().rpartition("errno=")
+            number = abs(int(status))
         except ValueError as error:
             raise KernelError(f"{operation}: it does not answer as the protocol says: {error}") from error
         if number:
@@ -112,43 +114,51 @@ def render_orders(orders: Iterable[PeerOrder]) -> Iterator[str]:
         yield from (f"allowed_ip={network}" for network in order.allow)
 
 
-def parse_device(lines: Lines) -> Device:
+def parse_device(text: str) -> Device:
     """Key, port and mark of a device's lines; ValueError if they are not such."""
-    public, port, mark = None, 0, 0
-    for name, value in lines:
-        match name:
-            case "private_key":
-                public = PrivateKey(bytes.fromhex(value)).public
-            case "listen_port":
-                port = int(value)
-            case "fwmark":
-                mark = int(value)
-            case "public_key":
-                break  # the first peer: the device's own lines come before
-    return Device(public_key=public, port=port, mark=mark)
+    fields = _fields(text.partition("public_key=")[0].splitlines())
+    private = fields.get("private_key")
+    return Device(
+        public_key=PrivateKey(bytes.fromhex(private)).public if private else None,
+        port=int(fields.get("listen_port", 0)),
+        mark=int(fields.get("fwmark", 0)),
+    )
 
 
-def parse_peers(lines: Lines) -> dict[PublicKey, Peer]:
-    """The peers of a device's lines (keys are hexadecimal there); ValueError if they are not such."""
-    blocks: dict[PublicKey, list[tuple[str, str]]] = {}
-    block: list[tuple[str, str]] = []
-    for name, value in lines:
-        if name == "public_key":
-            block = blocks[PublicKey(b64encode(bytes.fromhex(value)).decode())] = []
-        else:
-            block.append((name, value))
-    return {key: _peer(block) for key, block in blocks.items()}
+def parse_peers(text: str, memo: Memo) -> dict[PublicKey, Peer]:
+    """The peers of a device's lines (keys are hexadecimal there); ValueError if they are not such.
+
+    `memo` is used, and brought to what this text has.
+    """
+    old, found = memo.copy(), dict[PublicKey, Peer]()
+    memo.clear()
+    for block in text.split("public_key=")[1:]:
+        key, *lines = block.splitlines()
+        found[PublicKey(b64encode(bytes.fromhex(key)).decode())] = _peer(lines, old, memo)
+    return found
 
 
-def _peer(block: list[tuple[str, str]]) -> Peer:
-    fields = dict(block)
-    address, _, port = fields.get("endpoint", "").rpartition(":")
+def _peer(lines: list[str], old: Memo, memo: Memo) -> Peer:
+    fields = _fields(lines)
+    endpoint, allowed = fields.get("endpoint"), tuple(line for line in lines if line.startswith("allowed_ip="))
+    if endpoint:
+        memo[endpoint] = old.get(endpoint) or _endpoint(endpoint)
+    memo[allowed] = old.get(allowed) or frozenset(ip_network(line.partition("=")[2]) for line in allowed)
     return Peer(
-        endpoint=Endpoint(address=ip_address(address.strip("[]")), port=int(port)) if address else None,
-        allowed_ips=frozenset(ip_network(value) for name, value in block if name == "allowed_ip"),
+        endpoint=memo[endpoint] if endpoint else None,
+        allowed_ips=memo[allowed],
         keepalive=int(fields.get("persistent_keepalive_interval", 0)),
         preshared=fields.get("preshared_key", NO_KEY) != NO_KEY,
         handshake=int(fields.get("last_handshake_time_sec", 0)),
         received=int(fields.get("rx_bytes", 0)),
         sent=int(fields.get("tx_bytes", 0)),
     )
+
+
+def _endpoint(text: str) -> Endpoint:
+    address, _, port = text.rpartition(":")
+    return Endpoint(address=ip_address(address.strip("[]")), port=int(port))
+
+
+def _fields(lines: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
