@@ -88,7 +88,8 @@ def lab(session: nox.Session) -> None:
 @nox.session(default=False)
 def vm(session: nox.Session) -> None:
     """Run contract and lab on a kernel with WireGuard, in a virtual machine (--kernel 6.1|PATH, --bench): root."""
-    arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod")
+    measured = ["iperf3"] if "--bench" in session.posargs else []
+    arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod", *measured)
     run(session, "python", "-m", "tests.vm", *arguments)
 
 
@@ -110,8 +111,9 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Print figures beside their floors: root."""
-    arguments = prepare(session)
+    arguments = prepare(session, "iperf3")
     run(session, "python", "-m", "tests.bench", *arguments)
+    run(session, "python", "-m", "tests.bench.wireguard", "--wireguard", "userspace")
 
 
 @nox.session(default=False)

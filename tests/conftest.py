@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that name the fixture `api_kind` run on each API server that was chosen."""
     if "api_kind" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--api")
-        metafunc.parametrize("api_kind", ["embedded", "kube"] if chosen == "both" else [chosen], scope="module")
+        metafunc.parametrize("api_kind", ["embedded", "kube"] if chosen == "both" else [chosen], scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

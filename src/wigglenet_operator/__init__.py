@@ -14,7 +14,7 @@ Layers, imports point down only (checked by import-linter):
 
     cli, show      commands
     agent          when: the loop, the turn (`agent/reconcile.py` is the place to start reading), the wiring
-    kube | kernel  the two edges: the API server; this node (rtnetlink, WireGuard's socket, files)
+    kube | kernel  the two edges: the API server; this node (rtnetlink, WireGuard by netlink or socket, files)
     plan           decide: pure functions
     model          words: frozen values
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from pyroute2 import AsyncWireGuard
+
 from tests.builders import ips, key, nets
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Place
@@ -143,11 +145,35 @@ def control(kind: WireGuardKind) -> None:
     took = [host.tables(look) for _ in range(RUNS)]
     floors = [timed(host.place, "wg", "show", LINK, "dump") for _ in range(RUNS)]
     row(f"observe and diff {PEERS} peers, nothing to do", took, floors, "ms; wg show dump; goal ratio 1.3")
+    if kind is WireGuardKind.KERNEL:
+        by_library(host)
     took = [host.tables(change) for _ in range(RUNS)]
     floors = [timed(host.place, "wg", "set", LINK, "peer", changed, "persistent-keepalive", "0") for _ in range(RUNS)]
     row("one changed peer of them", took, floors, "ms; wg set of one field; goal 2 ms")
     removal(host, peers)
     host.place.close()
+
+
+def by_library(host: Host) -> None:
+    """What own bytes are for: the same peers read once by pyroute2, in one pair."""
+
+    async def own(_: DeviceTable, __: LinkTable, table: PeerTable, ___: RouteTable) -> float:
+        start = time.perf_counter()
+        assert len(await table.observe()) == PEERS
+        return elapsed(start)
+
+    async def library(*_: object) -> float:
+        start = time.perf_counter()
+        async with AsyncWireGuard() as wireguard:
+            await wireguard.setup_endpoint()
+            read = 0
+            async for message in await wireguard.info(LINK):
+                for peer in message.get_attr("WGDEVICE_A_PEERS") or []:
+                    read += bool(peer.get_attr("WGPEER_A_PUBLIC_KEY")) and bool(peer.get_attr("WGPEER_A_ALLOWEDIPS"))
+        assert read == PEERS
+        return elapsed(start)
+
+    row(f"list {PEERS} peers for the first time", [host.tables(own)], [host.tables(library)], "ms; pyroute2")
 
 
 def removal(host: Host, peers: dict[PublicKey, Peer]) -> None:

@@ -193,9 +193,9 @@ def test_a_link_local_endpoint_keeps_its_scope(wireguard: Place) -> None:
 
 @kernel
 def test_a_dump_that_is_interrupted_is_whole_all_the_same(wireguard: Place) -> None:
-    """While a thousand peers change between two states, what is read is one of them."""
+    """While every second of 1,000 peers comes and goes, those that stay are there each time that the device is read."""
     one = many(1000)
-    other = {k: peer(7, "", address="192.0.2.7", keepalive=25) for k in one}
+    other = {k: p for number, (k, p) in enumerate(one.items()) if number % 2}
     ended = threading.Event()
     turns = 0
 
@@ -222,8 +222,7 @@ def test_a_dump_that_is_interrupted_is_whole_all_the_same(wireguard: Place) -> N
                 read += 1
                 with suppress(KernelError):  # it never held still, which is said, not papered over
                     seen = await table.observe()
-                    assert set(seen) == set(one)
-                    assert all(seen[k] in {one[k], other[k]} for k in one)
+                    assert {k: seen.get(k) for k in other} == other
         finally:
             ended.set()
             thread.join()

@@ -1,4 +1,4 @@
-"""A three-node cluster for each module, on the API server that was chosen."""
+"""A three-node cluster on the API server and the WireGuard that were chosen."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from tests.lab.lab import ApiKind, Lab
 from wigglenet_operator.model.facts import WireGuardKind
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Nodes a, b and c with agents, their pods in touch with each other."""
     with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:

@@ -17,8 +17,10 @@ from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPAddress
 
 STREAMS = count(1)
-IN_FLIGHT = int(3 * SLOWNESS)
-"""Echoes that may be unanswered at the end: 30 ms at the usual pace, on a machine of its own."""
+PACE = 0.01 * SLOWNESS
+"""Seconds between two echoes of a stream."""
+IN_FLIGHT = 3
+"""Echoes that may be unanswered at the end."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -56,7 +58,7 @@ class Pod:
         ping = self.argv("ping", "-n", "-q", "-c", "1", "-W", str(seconds), *sized, str(address))
         return subprocess.run(self._place.argv(*ping), capture_output=True, check=False).returncode == 0
 
-    def stream(self, address: IPAddress, *, interval: float = 0.01) -> "Stream":
+    def stream(self, address: IPAddress, *, interval: float = PACE) -> "Stream":
         """Echo requests without a pause until it is stopped."""
         log = f"/run/ping-{self.name}-{next(STREAMS)}"
         command = self.argv("ping", "-n", "-i", str(interval), str(address))

@@ -16,7 +16,7 @@ import pytest
 import wigglenet_operator
 from tests.lab.lab import Lab
 from tests.lab.node import CONFLIST, LOG, LabNode
-from tests.lab.pod import Pod
+from tests.lab.pod import PACE, Pod
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPNetwork
 from wigglenet_operator.plan.cni import render_conflist
@@ -165,7 +165,7 @@ def test_a_node_moves_between_kernel_and_userspace_when_its_link_is_removed(lab:
         eventually(lambda k=kind: moved(k), what=f"{kind} has link and peers")  # type: ignore[misc]  # bool
         lab.expect_mesh()
         results = [stream.stop() for stream in streams]
-        assert all(lost * 0.01 < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes"
+        assert all(lost * PACE < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes"
         after = c.place.run("wg", "show", "wigglenet", "public-key"), c.place.run("wg", "show", "wigglenet", "listen-port")
         assert after == identity
     restarted(lab.wireguard.value)

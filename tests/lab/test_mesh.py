@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.capture import kinds
 from tests.lab.lab import Lab
-from tests.lab.pod import Pod
+from tests.lab.pod import PACE, Pod
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator import __version__
 
@@ -196,5 +196,5 @@ def test_without_the_link_traffic_stops_and_nothing_leaves_in_clear_and_it_is_ba
     assert all(lost > 0 for _, lost in results), "the cut was not felt"
     assert not [p for p in packets if p.of_pods]
     assert set(kinds(packets)) <= {"wireguard", "arp", "nd", "mld"}
-    assert all(lost * 0.01 < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes, {dark:.2f} s"
+    assert all(lost * PACE < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes, {dark:.2f} s"
     lab.expect_mesh()

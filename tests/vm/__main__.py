@@ -16,11 +16,16 @@ from pathlib import Path
 from tests.vm.image import SERIES, KernelMissingError, kernel
 
 ROOT = Path(__file__).parents[2]
-PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--wireguard", "kernel")
+PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--color=no", "--wireguard", "kernel")
 SUITES = {
     "contract": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py"),
     "lab": (*PYTEST, "tests/lab"),
 }
+FILES = (
+    "-fsdev local,id=files,path=/,security_model=none,readonly=on,multidevs=remap"
+    " -device virtio-9p-pci,fsdev=files,mount_tag=files"
+)
+"""This machine's files a second time, for the guest to mount with a cache."""
 SECONDS = 15 * 60
 PROBE_SECONDS = 30
 EMULATED_SLOWNESS, KVM_SLOWNESS = 10, 2
@@ -65,18 +70,17 @@ class Guest:
         self._name, self._seconds = name, seconds
         self._status: int | None = None
         self._hung = False
-        inside = shlex.join(["sh", f"{ROOT}/tests/vm/guest.sh", str(KVM_SLOWNESS if kvm else EMULATED_SLOWNESS), *command])
+        slowness = str(KVM_SLOWNESS if kvm else EMULATED_SLOWNESS)
+        inside = shlex.join(["sh", f"{ROOT}/tests/vm/guest.sh", slowness, str(ROOT), sys.executable, "-m", *command])
         vng = ["vng", "--run", str(image), "--force-9p", "--disable-microvm", "--verbose", "--memory", "3G"]
         vng += ["--cpus", "2"] if kvm else ["--cpus", "1", "--disable-kvm"]
-        terminal = ["script", "-qec", shlex.join([*vng, "--cwd", str(ROOT), "--exec", inside]), "/dev/null"]
+        terminal = ["script", "-qec", shlex.join([*vng, f"--qemu-opts={FILES}", "--exec", inside]), "/dev/null"]
         alone = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]
         self._process = subprocess.Popen(
             [*alone, *terminal],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             start_new_session=True,
         )
         self._timer = threading.Timer(seconds, self._give_up)
@@ -101,16 +105,17 @@ class Guest:
         """Print what the guest says once it runs; all that the kernel said before, if it never does."""
         assert self._process.stdout
         boot: list[str] | None = []
-        for line in map(str.rstrip, self._process.stdout):
+        for line in (raw.decode(errors="replace").rstrip() for raw in self._process.stdout):
             if line.startswith("vm: exit status "):
                 self._status = int(line.split()[-1])
+                boot = []  # what the kernel says when it goes down
             elif line.startswith("vm: Linux "):
                 boot = None
             if boot is not None:
                 boot.append(line)
             else:
                 self._say(line)
-        for line in boot or ():
+        for line in boot if boot and self._status is None else ():
             self._say(line)
 
     def _say(self, line: str) -> None:

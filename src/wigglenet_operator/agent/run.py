@@ -32,7 +32,7 @@ from wigglenet_operator.kube.operator import KopfOperator
 from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, WireGuardKind
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import plan_sysctls
 
@@ -87,7 +87,11 @@ class _Agent:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._here.add_signal_handler(number, stopped.set)
-        holder, _ = await self._wireguard.facts()
+        holder, could = await self._wireguard.facts()
+        if self._config.wireguard is None and holder is WireGuardKind.USERSPACE and not could:
+            log.warning(
+                "this kernel has no WireGuard (modprobe wireguard): a userspace implementation is used, which is slower"
+            )
         log.info(
             "started version=%s node=%s link=%s port=%d public_key=%s mtu=%s wireguard=%s"
             " masquerade=not-yet network_policy=not-yet",
