@@ -18,9 +18,10 @@ from tests.vm.image import SERIES, KernelMissingError, kernel
 ROOT = Path(__file__).parents[2]
 PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--color=no", "--wireguard", "kernel")
 SUITES = {
-    "contract": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py"),
-    "lab": (*PYTEST, "tests/lab"),
+    "mesh": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py", "tests/lab/test_mesh.py"),
+    "life": (*PYTEST, "tests/lab/test_life.py"),
 }
+"""One guest each, so that they take about as long."""
 FILES = (
     "-fsdev local,id=files,path=/,security_model=none,readonly=on,multidevs=remap"
     " -device virtio-9p-pci,fsdev=files,mount_tag=files"
