@@ -4,6 +4,7 @@ What a turn relies on: what was applied is observed, an applied difference leave
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -201,3 +202,10 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         asyncio.run(look())
     place.close()
     process.wait()
+
+
+def test_without_a_single_route_the_listing_is_empty(place: Place) -> None:
+    """The kernel makes the main table with its first route, and `lo` has not been up here."""
+    listing = "from wigglenet_operator.kernel.routes import dump_routes; print(dump_routes(kind=7))"
+
+    assert place.run("unshare", "--net", sys.executable, "-c", listing) == "[]\n"

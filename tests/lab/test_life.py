@@ -149,7 +149,7 @@ def test_a_node_moves_between_kernel_and_userspace_when_its_link_is_removed(lab:
 
     for implementation, kind, problem in (
         ("userspace", "tun", "it is held by kernel WireGuard, not by userspace as set; to switch: ip link del wigglenet"),
-        ("auto", "wireguard", "kernel WireGuard is available; to switch: stop the userspace one, ip link del wigglenet"),
+        ("auto", "wireguard", "kernel WireGuard is available; to switch: stop the implementation, ip link del wigglenet"),
     ):
         with lab.no_loss():
             restarted(implementation)

@@ -351,10 +351,25 @@ def test_a_dark_peer_is_found_dark_after_the_clock_was_set_back() -> None:
     [
         (None, WireGuardKind.KERNEL, False, ""),
         (None, WireGuardKind.USERSPACE, False, ""),
-        (None, WireGuardKind.USERSPACE, True, "kernel WireGuard is available; to switch: stop the userspace one, ip link del"),
+        (
+            None,
+            WireGuardKind.USERSPACE,
+            True,
+            "kernel WireGuard is available; to switch: stop the implementation, ip link del wigglenet",
+        ),
         (WireGuardKind.KERNEL, WireGuardKind.KERNEL, False, ""),
-        (WireGuardKind.KERNEL, WireGuardKind.USERSPACE, False, "held by userspace WireGuard, not by kernel as set; to switch"),
-        (WireGuardKind.USERSPACE, WireGuardKind.KERNEL, False, "held by kernel WireGuard, not by userspace as set; to switch"),
+        (
+            WireGuardKind.KERNEL,
+            WireGuardKind.USERSPACE,
+            False,
+            "by userspace WireGuard, not by kernel as set; to switch: stop the implementation, ip",
+        ),
+        (
+            WireGuardKind.USERSPACE,
+            WireGuardKind.KERNEL,
+            False,
+            "held by kernel WireGuard, not by userspace as set; to switch: ip link del wigglenet",
+        ),
     ],
 )
 def test_a_working_link_is_kept_and_how_to_switch_is_told(

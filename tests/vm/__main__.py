@@ -17,9 +17,10 @@ from tests.vm.image import SERIES, KernelMissingError, kernel
 
 ROOT = Path(__file__).parents[2]
 PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--color=no", "--wireguard", "kernel")
+LIFE = "tests/lab/test_life.py"
 SUITES = {
-    "mesh": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py", "tests/lab/test_mesh.py"),
-    "life": (*PYTEST, "tests/lab/test_life.py"),
+    "mesh": (*PYTEST, "tests/contract/test_tables.py", "tests/contract/test_wireguard.py", "tests/lab", "--ignore", LIFE),
+    "life": (*PYTEST, LIFE),
 }
 """One guest each, so that they take about as long."""
 FILES = (
@@ -34,10 +35,10 @@ EMULATED_SLOWNESS, KVM_SLOWNESS = 10, 2
 
 def main() -> None:
     """Exit status 0 if every guest ran to its end and all of its tests passed."""
-    parser = argparse.ArgumentParser(prog="nox -s vm --", description=__doc__)
+    usage = "nox -s vm -- [--kernel KERNEL] [--bench] [arguments of pytest, for one guest instead of two]"
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__)
     parser.add_argument("--kernel", default="6.12", help=f"{', '.join(SERIES)} or the path of an image (default 6.12)")
     parser.add_argument("--bench", action="store_true", help="print figures beside their floors instead of testing")
-    parser.add_argument("pytest", nargs="*", help="instead of the two suites: arguments of pytest for one guest")
     arguments, more = parser.parse_known_args()
     try:
         image = kernel(arguments.kernel)
@@ -48,8 +49,8 @@ def main() -> None:
     jobs: dict[str, Sequence[str]] = dict(SUITES)
     if arguments.bench:
         jobs = {"bench": ("tests.bench.wireguard", *more)}
-    elif arguments.pytest or more:
-        jobs = {"pytest": (*PYTEST, *arguments.pytest, *more)}
+    elif more:
+        jobs = {"pytest": (*PYTEST, *more)}
     guests = [Guest(name, image, command, kvm=kvm) for name, command in jobs.items()]
     sys.exit(max(guest.wait() for guest in guests))
 
@@ -85,8 +86,9 @@ class Guest:
             start_new_session=True,
         )
         self._timer = threading.Timer(seconds, self._give_up)
+        self._timer.daemon = True
         self._timer.start()
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def wait(self) -> int:

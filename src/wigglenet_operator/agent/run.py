@@ -87,7 +87,7 @@ class _Agent:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._here.add_signal_handler(number, stopped.set)
-        holder, could = await self._wireguard.facts()
+        holder, could = self._wireguard.facts()
         if self._config.wireguard is None and holder is WireGuardKind.USERSPACE and not could:
             log.warning(
                 "this kernel has no WireGuard (modprobe wireguard): a userspace implementation is used, which is slower"
@@ -137,7 +137,7 @@ class _Agent:
     async def _look(self, cluster: ClusterState) -> HostFacts:
         addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
         paths, default = await self._rtnl.path_mtus(addresses)
-        holder, could = await self._wireguard.facts()
+        holder, could = self._wireguard.facts()
         return HostFacts(
             public_key=self._key.public,
             path_mtus=paths,

@@ -1,7 +1,7 @@
 """Netlink by own bytes, for the few hot paths where pyroute2 takes fifteen to forty times as long (`nox -s bench`).
 
 Knows messages and attributes, nothing of what they mean.  Source: netlink(7), linux/netlink.h; numbers are in host order.
-Calls block for as long as the kernel takes, which is milliseconds.
+Calls block until the kernel has done its work: milliseconds, but for the first question for a module that it has to load.
 """
 
 import os
@@ -26,6 +26,7 @@ AT_ONCE = 200
 """Messages in one send: the acknowledgements of 3,000 no longer fit into a socket."""
 SECONDS = 5
 TRIES = 5
+"""Listings of a thing that keeps changing, before it is left to the next turn."""
 
 
 def attribute(kind: int, content: bytes) -> bytes:
@@ -47,7 +48,7 @@ def attributes(message: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def opened(protocol: int) -> socket.socket:
-    """A blocking socket that gives up after SECONDS, in this thread's network namespace."""
+    """A socket of this thread's network namespace; it waits for SECONDS where there is nothing to read."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     netlink.settimeout(SECONDS)
     for option in (EXT_ACK, GET_STRICT_CHK):
@@ -75,7 +76,7 @@ def replies(netlink: socket.socket) -> Iterator[bytes]:
             if flags & DUMP_INTERRUPTED:
                 raise InterruptedError
             if kind in {NLMSG_ERROR, NLMSG_DONE}:
-                if refusal := _refusal(body, flags):
+                if refusal := _refusal(body, flags, kind):
                     raise refusal
                 return
             yield body
@@ -108,22 +109,22 @@ def write(protocol: int, messages: Sequence[tuple[int, int, bytes]]) -> dict[int
 def _acknowledged(data: bytes) -> Iterator[tuple[int, OSError | None]]:
     at = 0
     while at < len(data):
-        length, _, flags, number, _ = HEADER.unpack_from(data, at)
-        yield number, _refusal(data[at + HEADER.size : at + length], flags)
+        length, kind, flags, number, _ = HEADER.unpack_from(data, at)
+        yield number, _refusal(data[at + HEADER.size : at + length], flags, kind)
         at += (length + 3) & ~3
 
 
-def _refusal(body: bytes, flags: int) -> OSError | None:
+def _refusal(body: bytes, flags: int, kind: int) -> OSError | None:
     """What an acknowledgement, or the end of a listing, says to be wrong."""
     number = -ERRNO.unpack_from(body)[0] if body else 0
     if not number:
         return None
-    text = os.strerror(number)
-    if flags & EXPLAINED and len(body) > ERRNO.size + HEADER.size:
-        refused = HEADER.size if flags & CAPPED else (HEADER.unpack_from(body, ERRNO.size)[0] + 3) & ~3
-        reason = dict(attributes(body, ERRNO.size + refused)).get(1, b"").rstrip(b"\0").decode(errors="replace")
-        text = f"{text}: {reason}" if reason else text
-    return OSError(number, text)
+    explained = ERRNO.size  # the end of a listing has its attributes there, an error behind the message that it refuses
+    if kind == NLMSG_ERROR:
+        explained += HEADER.size if flags & CAPPED else (HEADER.unpack_from(body, ERRNO.size)[0] + 3) & ~3
+    with_reason = kind == NLMSG_DONE or flags & EXPLAINED
+    reason = dict(attributes(body, explained)).get(1, b"").rstrip(b"\0").decode(errors="replace") if with_reason else ""
+    return OSError(number, f"{os.strerror(number)}: {reason}" if reason else os.strerror(number))
 
 
 def dump(protocol: int, kind: int, body: bytes) -> list[bytes]:

@@ -38,6 +38,7 @@ class PeerOrder:
     """Only if the peer is there already."""
     remove: bool = False
     endpoint: Endpoint | None = None
+    """WireGuard cannot forget one."""
     keepalive: int | None = None
     unshare: bool = False
     """Forget a preshared key."""

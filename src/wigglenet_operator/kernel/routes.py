@@ -6,6 +6,7 @@ Source: rtnetlink(7), linux/rtnetlink.h; the kernel filters (NETLINK_GET_STRICT_
 import socket
 import struct
 from collections.abc import Sequence
+from errno import ENOENT
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ def dump_routes(*, kind: int, oif: int = 0) -> list[Found]:
         try:
             found += map(_parsed, dump(socket.NETLINK_ROUTE, RTM_GETROUTE, body))
         except OSError as error:
+            if error.errno == ENOENT:
+                continue  # the kernel makes a table with its first route
             raise KernelError(f"list routes: {error.strerror or error}") from error
     return found
 

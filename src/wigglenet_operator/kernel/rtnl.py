@@ -3,7 +3,11 @@
 Our routes are known by their protocol number and, whatever their protocol, by leading through our link.
 """
 
+import socket
+import struct
+import sys
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from errno import EADDRINUSE, ENODEV
 from ipaddress import ip_address, ip_interface
 from typing import Any, Self
@@ -12,6 +16,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
+from wigglenet_operator.kernel.netlink import attribute, attributes, opened, replies, request
 from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
 from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, dump_routes, write_routes
 from wigglenet_operator.model.changes import Changes
@@ -21,9 +26,22 @@ from wigglenet_operator.model.facts import IPAddress
 PROTOCOL_KERNEL = 2
 RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 """RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
+RTM_GETLINK = 18
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 4, 18, 1
+IFINFOMSG = struct.Struct("=BxHiII")
 IFF_UP = 1
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLink:
+    """Our link; `kind` as `ip -details link` names it, empty for hardware."""
+
+    index: int
+    mtu: int
+    up: bool
+    kind: str
 
 
 class Rtnl:
@@ -49,27 +67,31 @@ class Rtnl:
             return [m async for m in _replies(await getattr(self.socket, what)(command, **fields))]
         except NetlinkError as error:
             raise KernelError(f"{what} {command} {_told(fields)}: {error.args[1]}") from error
+        except OSError as error:
+            raise KernelError(f"{what} {command} {_told(fields)}: {error}") from error
 
-    async def own_link(self) -> Any:  # noqa: ANN401 - pyroute2 is untyped
-        """The message that describes our link, None without one."""
+    def own_link(self) -> OwnLink | None:
+        """Our link by own bytes, for every table asks for it; None without one."""
+        body = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, self.link.encode() + b"\0")
         try:
-            (message,) = await self.call("link", "get", ifname=self.link)
-        except KernelError as error:
-            if isinstance(error.__cause__, NetlinkError) and error.__cause__.code == ENODEV:
+            with opened(socket.NETLINK_ROUTE) as netlink:
+                request(netlink, RTM_GETLINK, body)
+                (message,) = replies(netlink)
+        except OSError as error:
+            if error.errno == ENODEV:
                 return None
-            raise
-        return message
+            raise KernelError(f"link get {self.link}: {error.strerror or error}") from error
+        _, _, index, flags, _ = IFINFOMSG.unpack_from(message)
+        fields = dict(attributes(message, IFINFOMSG.size))
+        kind = dict(attributes(fields.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
+        mtu = int.from_bytes(fields[IFLA_MTU], sys.byteorder)
+        return OwnLink(index, mtu, bool(flags & IFF_UP), kind.rstrip(b"\0").decode())
 
-    async def index(self) -> int | None:
-        """The index of our link, None without one."""
-        message = await self.own_link()
-        return None if message is None else int(message["index"])
-
-    async def existing_index(self) -> int:
+    def existing_index(self) -> int:
         """The index of our link; MissingLink without one."""
-        if (index := await self.index()) is None:
+        if (link := self.own_link()) is None:
             raise MissingLink(f"link {self.link} does not exist")
-        return index
+        return link.index
 
     def forget_paths(self) -> None:
         """Ask the kernel anew next time, for a link, address or route has changed; 2,000 look-ups are 0.6 s of CPU."""
@@ -113,15 +135,13 @@ class LinkTable:
 
     async def observe(self) -> dict[str, Link]:
         """Our link, or nothing."""
-        message = await self._rtnl.own_link()
-        if message is None:
-            return {}
-        return {self._rtnl.link: Link(mtu=message.get("mtu"), up=bool(message["flags"] & IFF_UP))}
+        found = self._rtnl.own_link()
+        return {self._rtnl.link: Link(mtu=found.mtu, up=found.up)} if found else {}
 
     async def apply(self, changes: Changes[str, Link]) -> None:
         """Set MTU and state."""
         for link in changes.put.values():
-            index = await self._rtnl.existing_index()
+            index = self._rtnl.existing_index()
             try:
                 await self._rtnl.call("link", "set", index=index, mtu=link.mtu, state="up" if link.up else "down")
             except KernelError as error:  # the kernel's WireGuard takes its port when it goes up
@@ -139,16 +159,16 @@ class AddressTable:
 
     async def observe(self) -> dict[IPInterface, None]:
         """May be empty; so it is without a link."""
-        index = await self._rtnl.index()
-        if index is None:
+        link = self._rtnl.own_link()
+        if link is None:
             return {}
-        messages = await self._rtnl.call("addr", "dump", index=index, family=0)
-        found = (ip_interface(f"{_address(m)}/{m['prefixlen']}") for m in messages if m["index"] == index)
+        messages = await self._rtnl.call("addr", "dump", index=link.index, family=0)
+        found = (ip_interface(f"{_address(m)}/{m['prefixlen']}") for m in messages if m["index"] == link.index)
         return {address: None for address in found if not address.is_link_local}
 
     async def apply(self, changes: Changes[IPInterface, None]) -> None:
         """Add first: the source address of running connections stays as long as it can."""
-        index = await self._rtnl.existing_index()
+        index = self._rtnl.existing_index()
         orders = [("add", a) for a in changes.put] + [("del", a) for a in changes.remove]
         await attempt_all(
             self._rtnl.call("addr", command, index=index, address=str(a.ip), prefixlen=a.network.prefixlen)
@@ -169,11 +189,11 @@ class RouteTable:
     async def observe(self) -> dict[RouteKey, Route]:
         """May be empty. The kernel filters, so that a node with many foreign routes pays nothing for them."""
         closed = self._kind is RouteKind.CLOSED
-        index = 0 if closed else await self._rtnl.index()
-        if index is None:
+        link = None if closed else self._rtnl.own_link()
+        if link is None and not closed:
             return {}
         found: dict[RouteKey, Route] = {}
-        for to, metric, protocol, _ in dump_routes(kind=RTN[self._kind], oif=index):
+        for to, metric, protocol, _ in dump_routes(kind=RTN[self._kind], oif=link.index if link else 0):
             concerns = metric == CLOSED_METRIC if closed else protocol != PROTOCOL_KERNEL
             if concerns or protocol == PROTOCOL:
                 found[RouteKey(to=to, metric=metric)] = Route(kind=self._kind, ours=protocol == PROTOCOL)
@@ -184,7 +204,7 @@ class RouteTable:
 
         A new one is added, never replaced over what is there: an equal route by another way is somebody's.
         """
-        index = await self._rtnl.existing_index() if self._kind is RouteKind.TUNNEL else 0
+        index = self._rtnl.existing_index() if self._kind is RouteKind.TUNNEL else 0
         commands = ((ADD, changes.add), (CHANGE, changes.change), (DELETE, changes.remove))
         orders = [(command, key) for command, routes in commands for key in routes]
         write_routes(orders, kind=RTN[self._kind], oif=index)

@@ -7,9 +7,10 @@ import socket
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
 
+from wigglenet_operator.kernel.memo import Memo
 from wigglenet_operator.kernel.netlink import ATTRIBUTE, NESTED, attribute, attributes
 from wigglenet_operator.kernel.ports import PeerOrder
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
@@ -31,9 +32,6 @@ IN, IN6 = struct.Struct("=H2s4s8x"), struct.Struct("=H2s4x16sI")
 """sockaddr_in and sockaddr_in6 (linux/in.h, linux/in6.h): the port in network order, the scope in host order."""
 ALLOWED = {4: struct.Struct("=HHHHH2xHH4sHHB3x"), 6: struct.Struct("=HHHHH2xHH16sHHB3x")}
 """A nested attribute with family, address and prefix length."""
-
-Memo = dict[bytes, Any]
-"""Values by the bytes that they were read from: of two dumps in a row, nearly everything is the same."""
 
 
 def encode_get(link: str) -> bytes:
@@ -76,28 +74,45 @@ def encode_orders(link: str, orders: Iterable[PeerOrder]) -> Iterator[bytes]:
 
 def decode_device(message: bytes) -> Device:
     """The device of a dump, which its first message has whole; ValueError if it makes no sense."""
+    GENL.unpack_from(message)
     fields = dict(attributes(message, GENL.size))
     key = fields.get(PUBLIC_KEY)
     (port,), (mark,) = SHORT.unpack(fields.get(LISTEN_PORT, bytes(2))), NUMBER.unpack(fields.get(FWMARK, bytes(4)))
     return Device(public_key=_text(key) if key else None, port=port, mark=mark)
 
 
-def decode_peers(messages: Sequence[bytes], memo: Memo) -> dict[PublicKey, Peer]:
-    """The peers of a whole dump, a peer that goes on in a further message merged; ValueError if it makes no sense.
+class PeerDecoder:
+    """Reads dumps of one device, one after the other."""
 
-    `memo` is used, and brought to what this dump has.
-    """
-    old, found = memo.copy(), dict[bytes, dict[int, bytes]]()
-    memo.clear()
-    for message in messages:
-        for kind, content in attributes(message, GENL.size):
-            if kind == PEERS:
-                for _, peer in attributes(content):
-                    fields = dict(attributes(peer))
-                    before = found.setdefault(fields[PEER_KEY], fields)
-                    if before is not fields:
-                        before[ALLOWED_IPS] = before.get(ALLOWED_IPS, b"") + fields.get(ALLOWED_IPS, b"")
-    return {_text(key): _peer(fields, old, memo) for key, fields in found.items()}
+    def __init__(self) -> None:
+        self._networks = Memo(_networks)
+        self._peers = Memo(self._known)
+
+    def decode(self, messages: Sequence[bytes]) -> dict[PublicKey, Peer]:
+        """The peers of a whole dump, a peer that goes on in a further message merged; ValueError if it makes no sense."""
+        self._networks.begin()
+        self._peers.begin()
+        found: dict[PublicKey, Peer] = {}
+        for message in messages:
+            for kind, content in attributes(message, GENL.size):
+                for _, raw in attributes(content) if kind == PEERS else ():
+                    key, peer = self._peers(raw)
+                    before = found.get(key)
+                    found[key] = replace(before, allowed_ips=before.allowed_ips | peer.allowed_ips) if before else peer
+        return found
+
+    def _known(self, raw: bytes) -> tuple[PublicKey, Peer]:
+        fields = dict(attributes(raw))
+        endpoint = fields.get(ENDPOINT)
+        return _text(fields[PEER_KEY]), Peer(
+            endpoint=_endpoint(endpoint) if endpoint else None,
+            allowed_ips=self._networks(fields.get(ALLOWED_IPS, b"")),
+            keepalive=SHORT.unpack(fields.get(KEEPALIVE, bytes(2)))[0],
+            preshared=fields.get(PRESHARED, NO_KEY) != NO_KEY,
+            handshake=TIME.unpack(fields.get(HANDSHAKE, bytes(16)))[0],
+            received=LONG.unpack(fields.get(RECEIVED, bytes(8)))[0],
+            sent=LONG.unpack(fields.get(SENT, bytes(8)))[0],
+        )
 
 
 def _pieces(orders: Iterable[PeerOrder]) -> Iterator[bytes]:
@@ -144,22 +159,6 @@ def _allowed(network: IPNetwork) -> bytes:
     return form.pack(
         *(form.size, NESTED, header + 2, FAMILY, family),
         *(header + size, ADDRESS, address, header + 1, PREFIX, network.prefixlen),
-    )
-
-
-def _peer(fields: dict[int, bytes], old: Memo, memo: Memo) -> Peer:
-    endpoint, networks = fields.get(ENDPOINT), fields.get(ALLOWED_IPS, b"")
-    if endpoint:
-        memo[endpoint] = old.get(endpoint) or _endpoint(endpoint)
-    memo[networks] = old.get(networks) or _networks(networks)
-    return Peer(
-        endpoint=memo[endpoint] if endpoint else None,
-        allowed_ips=memo[networks],
-        keepalive=SHORT.unpack(fields.get(KEEPALIVE, bytes(2)))[0],
-        preshared=fields.get(PRESHARED, NO_KEY) != NO_KEY,
-        handshake=TIME.unpack(fields.get(HANDSHAKE, bytes(16)))[0],
-        received=LONG.unpack(fields.get(RECEIVED, bytes(8)))[0],
-        sent=LONG.unpack(fields.get(SENT, bytes(8)))[0],
     )
 
 

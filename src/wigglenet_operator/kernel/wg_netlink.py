@@ -19,6 +19,10 @@ GENERIC = 16
 """NETLINK_GENERIC, and the id of its family that knows all others (GENL_ID_CTRL)."""
 GET_FAMILY, FAMILY_ID, FAMILY_NAME = 3, 1, 2
 NAME = b"wireguard\0"
+NO_MODULE = (
+    "this kernel has no WireGuard: load it (modprobe wireguard), or set WIGGLENET_WG_IMPLEMENTATION=userspace"
+    " and run an implementation such as wireguard-go beside the agent"
+)
 
 
 class NetlinkDevice:
@@ -26,21 +30,22 @@ class NetlinkDevice:
 
     def __init__(self, link: str) -> None:
         self._link = link
-        self._memo: wg_codec.Memo = {}
+        self._decoder = wg_codec.PeerDecoder()
 
     async def read_device(self) -> Device:
         """Key, port and mark: the first message of a dump has them, and the kernel is not asked for the rest."""
         with self._told("get"), netlink.opened(GENERIC) as opened:
             netlink.request(opened, existing_family(), wg_codec.encode_get(self._link), flags=netlink.DUMP)
-            for message in netlink.replies(opened):
-                return wg_codec.decode_device(message)
-            raise ValueError("an empty listing")
+            first = next(netlink.replies(opened), b"")
+        with self._understood():
+            return wg_codec.decode_device(first)
 
     async def read_peers(self) -> dict[PublicKey, Peer]:
         """The peers at one instant; may be empty."""
         with self._told("get"):
             found = netlink.dump(GENERIC, existing_family(), wg_codec.encode_get(self._link))
-            return wg_codec.decode_peers(found, self._memo)
+        with self._understood():
+            return self._decoder.decode(found)
 
     async def write_device(self, device: Device, private_key: bytes) -> None:
         """Give it key, port and mark."""
@@ -72,8 +77,14 @@ class NetlinkDevice:
                 raise MissingLink(f"link {self._link} does not exist") from error
             remedy = f"; {PORT_TAKEN}" if error.errno == EADDRINUSE else ""
             raise KernelError(f"{what}: {error.strerror or error}{remedy}") from error
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, LookupError, struct.error) as error:
-            raise KernelError(f"{what}: the kernel does not answer as linux/wireguard.h says: {error}") from error
+            text = f"get WireGuard device {self._link}: the kernel does not answer as linux/wireguard.h says"
+            raise KernelError(f"{text}: {error}") from error
 
 
 def family() -> int | None:
@@ -91,8 +102,7 @@ def family() -> int | None:
 
 
 def existing_family() -> int:
-    """The same; MissingLink that says what to do without it."""
+    """The same; KernelError that says what to do without it."""
     if number := family():
         return number
-    text = "this kernel has no WireGuard: load it (modprobe wireguard), or set WIGGLENET_WG_IMPLEMENTATION=userspace"
-    raise MissingLink(f"{text} and run an implementation such as wireguard-go beside the agent")
+    raise KernelError(NO_MODULE)

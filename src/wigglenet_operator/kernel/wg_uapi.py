@@ -9,19 +9,17 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EADDRINUSE
-from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.keys import PrivateKey
+from wigglenet_operator.kernel.memo import Memo
 from wigglenet_operator.kernel.ports import PORT_TAKEN, PeerOrder
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
-from wigglenet_operator.model.facts import PublicKey
+from wigglenet_operator.model.facts import IPNetwork, PublicKey
 
-Memo = dict[Any, Any]
-"""Values by the text that they were read from: of two answers in a row, nearly everything is the same."""
 T = TypeVar("T")
 REPLY_LIMIT = 1 << 26
 """Bytes; 5,000 peers take 1.2 MB."""
@@ -36,7 +34,7 @@ class UapiDevice:
     def __init__(self, link: str, directory: Path = Path("/run/wireguard")) -> None:
         self._link = link
         self._path = directory / f"{link}.sock"
-        self._memo: Memo = {}
+        self._peers = PeerParser()
 
     async def read_device(self) -> Device:
         """Key, port and mark."""
@@ -44,7 +42,7 @@ class UapiDevice:
 
     async def read_peers(self) -> dict[PublicKey, Peer]:
         """The peers; may be empty."""
-        return await self._read(partial(parse_peers, memo=self._memo))
+        return await self._read(self._peers.parse)
 
     async def write_device(self, device: Device, private_key: bytes) -> None:
         """Give it key, port and mark."""
@@ -125,34 +123,36 @@ def parse_device(text: str) -> Device:
     )
 
 
-def parse_peers(text: str, memo: Memo) -> dict[PublicKey, Peer]:
-    """The peers of a device's lines (keys are hexadecimal there); ValueError if they are not such.
+class PeerParser:
+    """Reads answers of one device, one after the other."""
 
-    `memo` is used, and brought to what this text has.
-    """
-    old, found = memo.copy(), dict[PublicKey, Peer]()
-    memo.clear()
-    for block in text.split("public_key=")[1:]:
+    def __init__(self) -> None:
+        self._networks = Memo(_networks)
+        self._peers = Memo(self._known)
+
+    def parse(self, text: str) -> dict[PublicKey, Peer]:
+        """The peers of a device's lines (keys are hexadecimal there); ValueError if they are not such."""
+        self._networks.begin()
+        self._peers.begin()
+        return dict(map(self._peers, text.split("public_key=")[1:]))
+
+    def _known(self, block: str) -> tuple[PublicKey, Peer]:
         key, *lines = block.splitlines()
-        found[PublicKey(b64encode(bytes.fromhex(key)).decode())] = _peer(lines, old, memo)
-    return found
+        fields = _fields(lines)
+        endpoint = fields.get("endpoint")
+        return PublicKey(b64encode(bytes.fromhex(key)).decode()), Peer(
+            endpoint=_endpoint(endpoint) if endpoint else None,
+            allowed_ips=self._networks(tuple(line for line in lines if line.startswith("allowed_ip="))),
+            keepalive=int(fields.get("persistent_keepalive_interval", 0)),
+            preshared=fields.get("preshared_key", NO_KEY) != NO_KEY,
+            handshake=int(fields.get("last_handshake_time_sec", 0)),
+            received=int(fields.get("rx_bytes", 0)),
+            sent=int(fields.get("tx_bytes", 0)),
+        )
 
 
-def _peer(lines: list[str], old: Memo, memo: Memo) -> Peer:
-    fields = _fields(lines)
-    endpoint, allowed = fields.get("endpoint"), tuple(line for line in lines if line.startswith("allowed_ip="))
-    if endpoint:
-        memo[endpoint] = old.get(endpoint) or _endpoint(endpoint)
-    memo[allowed] = old.get(allowed) or frozenset(ip_network(line.partition("=")[2]) for line in allowed)
-    return Peer(
-        endpoint=memo[endpoint] if endpoint else None,
-        allowed_ips=memo[allowed],
-        keepalive=int(fields.get("persistent_keepalive_interval", 0)),
-        preshared=fields.get("preshared_key", NO_KEY) != NO_KEY,
-        handshake=int(fields.get("last_handshake_time_sec", 0)),
-        received=int(fields.get("rx_bytes", 0)),
-        sent=int(fields.get("tx_bytes", 0)),
-    )
+def _networks(lines: tuple[str, ...]) -> frozenset[IPNetwork]:
+    return frozenset(ip_network(line.partition("=")[2]) for line in lines)
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
-from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, host_network
+from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, WireGuardKind, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import plan_remote_networks
@@ -84,14 +84,14 @@ def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tup
 
 def plan_wireguard(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What the administrator may want to change about who implements WireGuard; a link that works is never converted."""
-    link, holder = config.link, host.wireguard.value
     if config.wireguard and config.wireguard is not host.wireguard:
-        text = f"it is held by {holder} WireGuard, not by {config.wireguard.value} as set; to switch: ip link del {link}"
+        text = f"it is held by {host.wireguard.value} WireGuard, not by {config.wireguard.value} as set"
     elif host.kernel_wireguard:
-        text = f"kernel WireGuard is available; to switch: stop the userspace one, ip link del {link}"
+        text = "kernel WireGuard is available"
     else:
         return frozenset()
-    return frozenset({Problem(subject=f"link {link}", text=text)})
+    first = "stop the implementation, " if host.wireguard is WireGuardKind.USERSPACE else ""
+    return frozenset({Problem(subject=f"link {config.link}", text=f"{text}; to switch: {first}ip link del {config.link}")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
