@@ -11,14 +11,14 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from pyroute2 import AsyncWireGuard
 
 from tests.builders import ips, key, nets
 from tests.lab.lab import Lab
-from tests.lab.namespaces import Place
+from tests.lab.namespaces import Place, stop
 from tests.lab.node import LabNode
 from tests.lab.wait import eventually
 from wigglenet_operator.kernel.keys import generate
@@ -27,7 +27,7 @@ from wigglenet_operator.kernel.wg_uapi import UapiDevice
 from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import Device, Endpoint, Link, Peer, RouteKind
-from wigglenet_operator.model.facts import PublicKey, WireGuardKind
+from wigglenet_operator.model.facts import IPAddress, PublicKey, WireGuardKind
 from wigglenet_operator.plan.routes import plan_tunnel_routes
 
 LINK = "wigglenet"
@@ -35,6 +35,8 @@ PRIVATE = generate()
 PEERS = 1000
 RUNS = 5
 RAW_PORT = 24700
+NEAR, RAW = "10.99.0.0", "10.99.0.1"
+"""The two ends of the tunnel made by hand (RFC 3021)."""
 
 
 def main() -> None:
@@ -199,45 +201,59 @@ def removal(host: Host, peers: dict[PublicKey, Peer]) -> None:
 
 
 def data(kind: WireGuardKind) -> None:
-    """What two pods get through the overlay, beside what their hosts get from a tunnel made by hand."""
+    """What two pods get through the overlay, beside a tunnel made by hand: for their hosts, and for the same two pods.
+
+    The first floor lacks two links and two look-ups of a route; the second has all that a pod needs, and no agent.
+    """
     with Lab(wireguard=kind) as lab:
         a, b = lab.add_node("a"), lab.add_node("b")
         lab.expect_mesh()
         one, other = lab.pods()
-        raw = by_hand(a, b, kind)
+        ends = {a: one.addresses[4], b: other.addresses[4]}
+        by_hand(kind, ends)
         server = b.place.popen("iperf3", "-s", "-p", "5300", log="/run/raw-server")
         inside = b.place.popen(*other.argv("iperf3", "-s", "-p", "5301"), log="/run/pod-server")
-        measures: dict[str, tuple[Callable[[LabNode, Sequence[str], str, str], float], str]] = {
-            "TCP, one stream": (iperf, "Mbit/s"),
-            "TCP, four streams": (lambda n, p, t, port: iperf(n, p, t, port, "-P", "4"), "Mbit/s"),
-            "UDP, 100 bytes": (lambda n, p, t, port: iperf(n, p, t, port, "-u", "-l", "100", "-b", "0"), "Mbit/s"),
-            "request/response": (lambda n, p, t, _: answers(n, p, t), "echoes/s"),
-        }
-        for figure, (measure, unit) in measures.items():
-            took, floors = [], []
+        for figure, unit, more in (
+            ("TCP, one stream", "Mbit/s", ()),
+            ("TCP, four streams", "Mbit/s", ("-P", "4")),
+            ("UDP, 100 bytes", "Mbit/s", ("-u", "-l", "100", "-b", "0")),
+            ("request/response", "echoes/s", None),
+        ):
+            took, hosts, pods = [], [], []
             for _ in range(RUNS):
-                floors.append(measure(a, (), raw, "5300"))
-                took.append(measure(a, one.argv(), str(other.addresses[4]), "5301"))
-            row(f"pod to pod, {figure}", took, floors, f"{unit}; host to host, by hand; goal ratio 0.97")
+                hosts.append(measured(a, (), RAW, "5300", more))
+                took.append(measured(a, one.argv(), str(ends[b]), "5301", more))
+                a.place.batch(f"route add {ends[b]} dev raw")
+                b.place.batch(f"route add {ends[a]} dev raw")
+                pods.append(measured(a, one.argv(), str(ends[b]), "5301", more))
+                a.place.batch(f"route del {ends[b]} dev raw")
+                b.place.batch(f"route del {ends[a]} dev raw")
+            row(f"pod to pod, {figure}", took, hosts, f"{unit}; host to host, by hand; goal ratio 0.97")
+            row(f"pod to pod, {figure}", took, pods, f"{unit}; the same pods, by hand")
         for process in (server, inside):
-            process.terminate()
+            stop(process)
 
 
-def by_hand(a: LabNode, b: LabNode, kind: WireGuardKind) -> str:
-    """A second tunnel between two nodes, of the same kind and MTU; the far end's address."""
-    keys = [generate(), generate()]
-    for number, (node, far) in enumerate(((a, b), (b, a))):
+def by_hand(kind: WireGuardKind, ends: Mapping[LabNode, IPAddress]) -> None:
+    """A second tunnel between two nodes, of the same kind and MTU, that carries their pods as well."""
+    keys = {node: generate() for node in ends}
+    for node, far, address in zip(ends, reversed([*ends]), (NEAR, RAW), strict=True):
         if kind is WireGuardKind.KERNEL:
             node.place.run("ip", "link", "add", "raw", "type", "wireguard")
         else:
             node.place.popen("wireguard-go", "-f", "raw", log="/run/raw.log")
             eventually(node.path("/run/wireguard/raw.sock").exists, what="wireguard-go listens")
-        node.path("/run/raw.key").write_text(base64_of(keys[number].raw))
+        node.path("/run/raw.key").write_text(base64_of(keys[node].raw))
         node.place.run("wg", "set", "raw", "private-key", "/run/raw.key", "listen-port", str(RAW_PORT))
-        peer = ("peer", keys[1 - number].public, "endpoint", f"{far.addresses[0]}:{RAW_PORT}", "allowed-ips", "10.99.0.0/24")
-        node.place.run("wg", "set", "raw", *peer)
-        node.place.batch("link set raw mtu 1420 up", f"addr add 10.99.0.{number + 1}/24 dev raw")
-    return "10.99.0.2"
+        allowed = ("allowed-ips", f"{NEAR}/31,{ends[far]}/32")
+        endpoint = ("endpoint", f"{far.addresses[0]}:{RAW_PORT}")
+        node.place.run("wg", "set", "raw", "peer", keys[far].public, *endpoint, *allowed)
+        node.place.batch("link set raw mtu 1420 up", f"addr add {address}/31 dev raw")
+
+
+def measured(node: LabNode, enter: Sequence[str], target: str, port: str, more: Sequence[str] | None) -> float:
+    """Mbit/s by iperf3 with these arguments, echoes per second without any."""
+    return answers(node, enter, target) if more is None else iperf(node, enter, target, port, *more)
 
 
 def iperf(node: LabNode, enter: Sequence[str], target: str, port: str, *more: str) -> float:
