@@ -184,8 +184,9 @@ def test_pods_are_removed_by_the_plugins(lab: Lab) -> None:
 
 
 STORY = """
-import sys, time
+import signal, sys, time
 from tests.lab.lab import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored under a job in the background
 with Lab() as lab:
     lab.add_node("x").wait_ready()
     print(lab.place.pid, lab.nodes["x"].place.pid, lab.nodes["x"].agent_pid(), flush=True)
