@@ -342,6 +342,18 @@ def test_a_link_of_that_name_that_is_no_wireguard_is_left_alone(wanted: WireGuar
     assert "bridge" in place.run("ip", "-d", "link", "show", LINK)
 
 
+def test_a_tun_for_which_nobody_answers_is_left_alone(place: Place) -> None:
+    place.run("ip", "tuntap", "add", LINK, "mode", "tun")
+
+    async def refuse(table: Table) -> None:
+        with pytest.raises(MissingLink, match="no WireGuard answers at"):
+            await table.observe()
+
+    for wanted in (None, *WireGuardKind):
+        Bench(place, real("device", place, wanted)).run(refuse)
+    assert "tun" in place.run("ip", "-d", "link", "show", LINK)
+
+
 def test_a_working_link_is_adopted_whatever_is_set(wireguard: Place, request: pytest.FixtureRequest) -> None:
     holder = WireGuardKind(request.config.getoption("--wireguard"))
 

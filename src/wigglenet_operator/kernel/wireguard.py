@@ -140,7 +140,7 @@ class PeerTable:
         self._unprimed |= dict.fromkeys(new)
         self._news.set()
         gone = (PeerOrder(key=key, remove=True) for key in changes.remove)
-        await attempt_all([self._write(plan_orders(changes)), self._write(gone)])
+        await attempt_all(self._write(orders) for orders in (plan_orders(changes), gone))
 
     async def keep_primed(self) -> None:
         """Have new peers shake hands, until cancelled: WireGuard's own timers would leave a new pair dark for 5 to 15 s.
