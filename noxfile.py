@@ -89,7 +89,7 @@ def lab(session: nox.Session) -> None:
 def vm(session: nox.Session) -> None:
     """Run contract and lab on a kernel with WireGuard, in a virtual machine (--kernel 6.1|PATH, --bench): root."""
     measured = ["iperf3"] if "--bench" in session.posargs else []
-    arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod", *measured)
+    arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod", "file", *measured)
     run(session, "python", "-m", "tests.vm", *arguments)
 
 

@@ -21,6 +21,7 @@ PACKAGES = {
     "qemu-system-x86": "qemu-system-x86_64",
     "busybox-static": "busybox",
     "kmod": "depmod",
+    "file": "file",
     "iperf3": "iperf3",
 }
 """What shows that a Debian package is there: a program on the PATH, or a file."""
