@@ -6,9 +6,9 @@ dmesg -n 1
 modprobe -a wireguard veth bridge tun overlay nf_tables || exit 1
 ip link set lo up
 mkdir $root
-mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose files $root || exit 1
-for name in proc sys dev; do mount --rbind /$name $root/$name; done
-for name in run tmp; do mount -t tmpfs $name $root/$name; done
+busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose files $root || exit 1
+for name in proc sys dev; do busybox mount -o rbind /$name $root/$name; done
+for name in run tmp; do busybox mount -t tmpfs $name $root/$name; done
 echo "vm: Linux $(uname -r) runs, with $(nproc) CPU and WireGuard $(cat /sys/module/wireguard/version)"
 chroot $root env --chdir="$directory" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/run/hypothesis \
   LAB_SLOWNESS="$slowness" "$@"
