@@ -30,7 +30,7 @@ from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
 API_ADDRESS = "198.51.100.1"
-RBAC = Path(__file__).parents[2] / "manifests/rbac.yaml"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 ApiKind = Literal["embedded", "kube"]
 
 
@@ -52,7 +52,9 @@ class Lab:
             )
             self.api = api_server(api, self.place, API_ADDRESS)
             self.api.start()
-            self.api.admin.apply(RBAC)
+            self.api.admin.apply(MANIFESTS / "rbac.yaml")
+            if api == "kube":  # the embedded one has no admission
+                self.api.admin.apply(MANIFESTS / "admission.yaml")
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,108 @@
+"""What whoever holds the token of one node's agent can do: the policy in `manifests/`, on the real API server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.api import ApiServer, api_server
+from tests.lab.api.client import ApiStatus, Client
+from tests.lab.namespaces import Place
+from tests.lab.wait import eventually
+
+pytestmark = pytest.mark.kube
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+ADDRESS = "198.51.100.2"
+OWN, OTHER = "/api/v1/nodes/a", "/api/v1/nodes/b"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    """Nodes a and b with what others have put there, and the policy in force."""
+    place = Place("admission")
+    place.batch(f"addr add {ADDRESS}/32 dev lo")
+    running = api_server("kube", place, ADDRESS)
+    running.start()
+    try:
+        running.admin.apply(MANIFESTS / "rbac.yaml")
+        running.admin.apply(MANIFESTS / "admission.yaml")
+        for name in "ab":
+            running.admin.create_node(name, ["10.2.0.0/24"] if name == "a" else ["10.3.0.0/24"], ["192.0.2.1"])
+            running.admin.patch(
+                f"/api/v1/nodes/{name}", {"metadata": {"annotations": {"foreign": "1"}, "labels": {"zone": "x"}}}
+            )
+        agent = running.client(running.admin.token(running.admin.get(OWN)))
+        eventually(lambda: told(agent, OTHER, annotations={"wigglenet/status": "x"}), what="the policy is in force")
+        yield running
+    finally:
+        running.stop()
+        place.close()
+
+
+@pytest.fixture
+def agent(server: ApiServer) -> Client:
+    """What runs on node a."""
+    return server.client(server.admin.token(server.admin.get(OWN)))
+
+
+def told(agent: Client, path: str, *, annotations: Any = None, **more: Any) -> str:
+    """Why a patch is refused; empty if it is not."""
+    metadata = {"annotations": annotations} if annotations else {}
+    try:
+        agent.patch(path, {"metadata": {**metadata, **more.pop("metadata", {})}, **more})
+    except ApiStatus as status:
+        return str(status.body["message"])
+    return ""
+
+
+def test_an_agent_publishes_on_its_own_node(agent: Client, server: ApiServer) -> None:
+    published = {f"wigglenet/{name}": "x" for name in ("public-key", "node-ips", "pod-cidrs", "status")}
+
+    assert told(agent, OWN, annotations=published) == ""
+    assert told(agent, OWN, annotations=dict.fromkeys(published)) == ""
+    assert server.admin.get(OWN)["metadata"]["annotations"] == {"foreign": "1"}
+
+
+@pytest.mark.parametrize("name", ["public-key", "node-ips", "pod-cidrs", "status"])
+def test_it_changes_nothing_of_another_node(agent: Client, name: str) -> None:
+    assert "an agent changes its own Node only" in told(agent, OTHER, annotations={f"wigglenet/{name}": "x"})
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{"foreign": "2"}, {"foreign": None}, {"new": "1"}, {"wigglenet/other": "1"}, {"wigglenet/status": "1", "new": "1"}],
+)
+def test_it_changes_no_annotation_of_somebody_else(agent: Client, annotations: dict[str, str | None]) -> None:
+    assert "of a Node's annotations an agent changes only" in told(agent, OWN, annotations=annotations)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"zone": "y"}}},
+        {"metadata": {"labels": {"zone": None}}},
+        {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
+        {"metadata": {"finalizers": ["example.com/held"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "b", "uid": "x"}]}},
+        {"spec": {"unschedulable": True}},
+        {"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}},
+        {"spec": {"providerID": "x://y"}},
+    ],
+)
+def test_it_changes_nothing_else_of_its_own_node(agent: Client, change: dict[str, Any]) -> None:
+    assert "an agent changes nothing of a Node but annotations" in told(agent, OWN, **change)
+
+
+def test_others_change_nodes_as_before(server: ApiServer) -> None:
+    server.admin.patch(OTHER, {"metadata": {"labels": {"zone": "z"}, "annotations": {"wigglenet/status": "x"}}})
+
+    assert server.admin.get(OTHER)["metadata"]["labels"]["zone"] == "z"
+
+
+def test_a_token_that_is_bound_to_no_node_changes_none(server: ApiServer) -> None:
+    path = "/api/v1/namespaces/kube-system/serviceaccounts/wigglenet-operator/token"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    loose = server.client(server.admin.post(path, asked)["status"]["token"])
+
+    assert "an agent changes its own Node only" in told(loose, OWN, annotations={"wigglenet/status": "x"})
