@@ -211,6 +211,23 @@ def test_new_peers_are_all_written_at_once_and_asked_for_a_handshake_two_hundred
     }
 
 
+def test_a_peer_that_comes_soon_after_another_does_not_wait_for_its_handshake() -> None:
+    recorder = Recorder()
+    new = Peer(endpoint=None, allowed_ips=frozenset())
+
+    async def main() -> None:
+        peers = PeerTable(cast("WireGuardLink", recorder))
+        task = asyncio.create_task(peers.keep_primed())
+        await peers.apply(diff({}, {key("b"): new}))
+        await asyncio.sleep(0.1)
+        await peers.apply(diff({}, {key("c"): new}))
+        await asyncio.sleep(1)
+        task.cancel()
+
+    run(main())
+    assert recorder.told == [(0.0, 1), (0.0, 2), (0.1, 1), (0.1, 2)]
+
+
 def test_what_could_not_be_primed_is_tried_again_unless_it_has_gone() -> None:
     recorder = Recorder()
     new = Peer(endpoint=None, allowed_ips=frozenset())

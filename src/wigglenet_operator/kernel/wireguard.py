@@ -9,7 +9,6 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 
 from wigglenet_operator.errors import KernelError, MissingLink, WigglenetError
@@ -134,13 +133,14 @@ class PeerTable:
 
     async def apply(self, changes: Changes[PublicKey, Peer]) -> None:
         """Write no more than is different; an allowed IP that stays or moves is with one of its peers at every instant."""
-        new = [key for key, peer in changes.add.items() if not peer.keepalive]
         for key in (*changes.remove, *changes.change):
             self._unprimed.pop(key, None)
-        self._unprimed |= dict.fromkeys(new)
-        self._news.set()
         gone = (PeerOrder(key=key, remove=True) for key in changes.remove)
-        await attempt_all(self._write(orders) for orders in (plan_orders(changes), gone))
+        try:
+            await attempt_all(self._write(orders) for orders in (plan_orders(changes), gone))
+        finally:  # of what was refused, some may have been carried out; not earlier, for only a peer that is there is primed
+            self._unprimed |= dict.fromkeys(key for key, peer in changes.add.items() if not peer.keepalive)
+            self._news.set()
 
     async def keep_primed(self) -> None:
         """Have new peers shake hands, until cancelled: WireGuard's own timers would leave a new pair dark for 5 to 15 s.
@@ -151,11 +151,15 @@ class PeerTable:
             await self._news.wait()
             self._news.clear()
             while batch := [*islice(self._unprimed, PRIMED_A_SECOND)]:
-                with suppress(WigglenetError):  # tried again; without a device, when there is one
+                pause = len(batch) / PRIMED_A_SECOND
+                try:
                     await self._write(PeerOrder(key=k, known=True, keepalive=v) for k in batch for v in (1, 0))
+                except WigglenetError:
+                    pause = 1.0  # and again; without a device, when there is one
+                else:
                     for key in batch:
                         self._unprimed.pop(key, None)
-                await asyncio.sleep(1)
+                await asyncio.sleep(pause)
 
     async def _write(self, orders: Iterable[PeerOrder]) -> None:
         wanted = [*orders]
