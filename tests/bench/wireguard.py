@@ -17,14 +17,15 @@ from typing import Any
 from pyroute2 import AsyncWireGuard
 
 from tests.builders import ips, key, nets
+from tests.contract.tables import wireguard_link
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Place, stop
 from tests.lab.node import LabNode
 from tests.lab.wait import eventually
+from tests.lab.wireguard import make_link
 from wigglenet_operator.kernel.keys import generate
 from wigglenet_operator.kernel.rtnl import LinkTable, RouteTable, Rtnl
-from wigglenet_operator.kernel.wg_uapi import UapiDevice
-from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
+from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import Device, Endpoint, Link, Peer, RouteKind
 from wigglenet_operator.model.facts import IPAddress, PublicKey, WireGuardKind
@@ -77,21 +78,16 @@ class Host:
     def fresh(self) -> None:
         """A new link that is down and has nothing."""
         self.place.run("sh", "-c", f": > /run/empty; wg setconf {LINK} /run/empty; ip link del {LINK}", check=False)
-        if self.kind is WireGuardKind.KERNEL:
-            self.place.run("ip", "link", "add", LINK, "type", "wireguard")
-            return
         socket = self.place.path(f"/run/wireguard/{LINK}.sock")
         eventually(lambda: not socket.exists(), what="the old one is gone")
-        self.place.popen("wireguard-go", "-f", LINK, log="/run/wireguard.log")
-        eventually(socket.exists, what="wireguard-go listens")
+        make_link(self.place, LINK, self.kind)
 
     def tables(self, work: Callable[..., Coroutine[Any, Any, float]]) -> float:
         """What a coroutine with device, link, peer and route table says."""
 
         async def run() -> float:
             async with Rtnl(LINK) as rtnl:
-                uapi = UapiDevice(LINK, directory=self.place.path("/run/wireguard"))
-                link = WireGuardLink(rtnl, self.kind, uapi)
+                link = wireguard_link(rtnl, self.place, self.kind)
                 return await work(
                     DeviceTable(link, PRIVATE), LinkTable(rtnl), PeerTable(link), RouteTable(rtnl, RouteKind.TUNNEL)
                 )
@@ -238,11 +234,7 @@ def by_hand(kind: WireGuardKind, ends: Mapping[LabNode, IPAddress]) -> None:
     """A second tunnel between two nodes, of the same kind and MTU, that carries their pods as well."""
     keys = {node: generate() for node in ends}
     for node, far, address in zip(ends, reversed([*ends]), (NEAR, RAW), strict=True):
-        if kind is WireGuardKind.KERNEL:
-            node.place.run("ip", "link", "add", "raw", "type", "wireguard")
-        else:
-            node.place.popen("wireguard-go", "-f", "raw", log="/run/raw.log")
-            eventually(node.path("/run/wireguard/raw.sock").exists, what="wireguard-go listens")
+        make_link(node.place, "raw", kind)
         node.path("/run/raw.key").write_text(base64_of(keys[node].raw))
         node.place.run("wg", "set", "raw", "private-key", "/run/raw.key", "listen-port", str(RAW_PORT))
         allowed = ("allowed-ips", f"{NEAR}/31,{ends[far]}/32")

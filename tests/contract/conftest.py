@@ -1,29 +1,22 @@
 """Fixtures of the contract suites: a place with WireGuard, and where a table is tried."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.contract.tables import LINK, Bench, Table, real
 from tests.fakes import FakePeers, FakeTable
 from tests.lab.namespaces import Place
-from tests.lab.wait import eventually
+from tests.lab.wireguard import make_link
+from wigglenet_operator.model.facts import WireGuardKind
 
 
 @pytest.fixture
-def wireguard(place: Place, request: pytest.FixtureRequest) -> Iterator[Place]:
+def wireguard(place: Place, request: pytest.FixtureRequest) -> Place:
     """A place with WireGuard of the chosen kind (`--wireguard`), whose link is up."""
-    if request.config.getoption("--wireguard") == "kernel":
-        place.run("ip", "link", "add", LINK, "type", "wireguard")
-        place.run("ip", "link", "set", LINK, "up")
-        yield place
-        return
-    process = place.popen("wireguard-go", "-f", LINK, log="/run/wireguard.log")
-    eventually(place.path(f"/run/wireguard/{LINK}.sock").exists, what="wireguard-go listens")
+    make_link(place, LINK, WireGuardKind(request.config.getoption("--wireguard")))
     place.run("ip", "link", "set", LINK, "up")
-    yield place
-    place.close()
-    process.wait()
+    return place
 
 
 @pytest.fixture(params=["fake", "real"])

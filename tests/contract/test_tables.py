@@ -185,7 +185,7 @@ def test_without_an_own_address_the_default_routes_link_tells_the_underlay(place
 def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place) -> None:
     """As pods do; the kernel's lists of links and of addresses are not of the same instant."""
     churn = "while :; do ip link add e0 type veth peer name e1; ip addr add 10.9.0.1/32 dev e0; ip link del e0; done"
-    process = place.popen("sh", "-c", churn, log="/run/churn.log")
+    place.popen("sh", "-c", churn, log="/run/churn.log")
     place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
     place.batch("addr add 192.0.2.1/24 dev eth0", "route add 198.18.0.0/24 dev eth0 mtu 1400")
 
@@ -200,8 +200,6 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
 
     with place.network():
         asyncio.run(look())
-    place.close()
-    process.wait()
 
 
 def test_without_a_single_route_the_listing_is_empty(place: Place) -> None:

@@ -27,6 +27,7 @@ class Place:
     def __init__(self, name: str, *private: str) -> None:
         """Make the namespaces; each directory in `private` is an empty tmpfs there, as are /run and writes to /etc."""
         self.name = name
+        self._started: list[subprocess.Popen[str]] = []
         anchor = str(Path(__file__).with_name("anchor.py"))
         unshare = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "--propagation", "private"]
         self._holder = subprocess.Popen(
@@ -65,7 +66,7 @@ class Place:
         with contextlib.ExitStack() as stack:
             if not isinstance(out, int):
                 stack.enter_context(out)
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.argv(*command),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -74,6 +75,8 @@ class Place:
                 text=True,
                 start_new_session=True,
             )
+        self._started.append(process)
+        return process
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> str:
         """The standard output of a command; CommandError with all that it said if it fails and `check` is true."""
@@ -100,6 +103,8 @@ class Place:
         if self._holder.poll() is None:
             os.kill(self.pid, signal.SIGKILL)  # the anchor; unshare reaps it and ends, the kernel ends the rest
         self._holder.communicate()
+        for process in self._started:
+            process.wait()
 
 
 @contextlib.contextmanager

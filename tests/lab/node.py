@@ -157,6 +157,3 @@ class LabNode:
     def close(self) -> None:
         """End every process of the node and the node."""
         self.place.close()
-        for process in (self._agent, self._wireguard):
-            if process:
-                process.wait()

@@ -27,9 +27,8 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
         before = tuple(done) if step.needs == ("*",) else step.needs
         failed = next((name for name in before if done[name].failed), None)
         if failed and step.needs == ("*",) and isinstance(changes, Changes):
-            await _step(
-                tables[step.table], Changes(add={}, change={}, was={}, remove=changes.remove)
-            )  # taking back waits for nothing
+            taking_back: Changes[Any, Any] = Changes(add={}, change={}, was={}, remove=changes.remove)  # waits for nothing
+            await _step(tables[step.table], taking_back)
         done[step.table] = StepReport(waits_for=failed) if failed else await _step(tables[step.table], changes)
     return done
 

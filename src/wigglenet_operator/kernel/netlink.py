@@ -59,7 +59,7 @@ def opened(protocol: int) -> socket.socket:
 
 def request(netlink: socket.socket, kind: int, body: bytes, *, flags: int = ACKNOWLEDGE) -> None:
     """Send one message."""
-    netlink.send(HEADER.pack(HEADER.size + len(body), kind, REQUEST | flags, 1, 0) + body)
+    netlink.send(_message(kind, flags, 1, body))
 
 
 def replies(netlink: socket.socket) -> Iterator[bytes]:
@@ -68,11 +68,7 @@ def replies(netlink: socket.socket) -> Iterator[bytes]:
     InterruptedError if what is listed has changed meanwhile, so that the answers do not fit together.
     """
     while True:
-        data = netlink.recv(LARGEST)
-        at = 0
-        while at < len(data):
-            length, kind, flags, _, _ = HEADER.unpack_from(data, at)
-            body = data[at + HEADER.size : at + length]
+        for kind, flags, _, body in _messages(netlink.recv(LARGEST)):
             if flags & DUMP_INTERRUPTED:
                 raise InterruptedError
             if kind in {NLMSG_ERROR, NLMSG_DONE}:
@@ -80,7 +76,6 @@ def replies(netlink: socket.socket) -> Iterator[bytes]:
                     raise refusal
                 return
             yield body
-            at += (length + 3) & ~3
 
 
 def write(protocol: int, messages: Sequence[tuple[int, int, bytes]]) -> dict[int, OSError]:
@@ -92,25 +87,27 @@ def write(protocol: int, messages: Sequence[tuple[int, int, bytes]]) -> dict[int
     with opened(protocol) as netlink:
         for start in range(0, len(messages), AT_ONCE):
             batch = range(start, min(start + AT_ONCE, len(messages)))
-            texts = []
-            for number in batch:
-                kind, flags, body = messages[number]
-                texts.append(HEADER.pack(HEADER.size + len(body), kind, REQUEST | ACKNOWLEDGE | flags, number, 0) + body)
-            netlink.send(b"".join(texts))
+            ordered = ((number, *messages[number]) for number in batch)
+            netlink.send(b"".join(_message(kind, ACKNOWLEDGE | flags, number, body) for number, kind, flags, body in ordered))
             left = set(batch)
             while left:
-                for number, error in _acknowledged(netlink.recv(LARGEST)):
+                for kind, flags, number, body in _messages(netlink.recv(LARGEST)):
                     left.discard(number)
-                    if error:
-                        refused[number] = error
+                    if refusal := _refusal(body, flags, kind):
+                        refused[number] = refusal
     return refused
 
 
-def _acknowledged(data: bytes) -> Iterator[tuple[int, OSError | None]]:
+def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, REQUEST | flags, number, 0) + body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, flags, number and body of each message of a datagram."""
     at = 0
     while at < len(data):
         length, kind, flags, number, _ = HEADER.unpack_from(data, at)
-        yield number, _refusal(data[at + HEADER.size : at + length], flags, kind)
+        yield kind, flags, number, data[at + HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
