@@ -62,12 +62,16 @@ class Lab:
     def add_node(self, name: str, *, agent: bool = True, underlay_mtu: int = 1500) -> LabNode:
         """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for."""
         node = LabNode(name, next(self._numbers), wireguard=self.wireguard)
+        try:
+            self._connect(node, underlay_mtu)
+            self.register(node)
+            node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
+            if agent:
+                self.start(node)
+        except BaseException:
+            node.close()
+            raise
         self.nodes[name] = node
-        self._connect(node, underlay_mtu)
-        self.register(node)
-        node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
-        if agent:
-            self.start(node)
         return node
 
     def start(self, node: LabNode) -> None:
@@ -98,6 +102,8 @@ class Lab:
 
     def remove_node(self, name: str) -> None:
         """The machine goes, then its Node object."""
+        # Of a namespace that ends, the kernel removes the links when it has time; a node of that name may come before.
+        self.place.batch(f"link del u-{name}", f"link del m-{name}")
         self.nodes.pop(name).close()
         self.api.admin.delete_node(name)
 
