@@ -1,4 +1,4 @@
-"""The command line: `run` is the agent, `plan` shows what it would do, without cluster, root or network."""
+"""The command line: `run` is the agent, `install-plugins` goes before it, `plan` shows what it would do."""
 
 import argparse
 import asyncio
@@ -16,6 +16,8 @@ def main() -> None:
     try:
         if arguments.command == "run":
             _run()
+        elif arguments.command == "install-plugins":
+            _install_plugins(arguments.source, arguments.target)
         else:
             _plan(arguments.file, arguments.node)
     except ConfigError as error:
@@ -29,7 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="serve this node; settings come from the environment (README, Settings)")
-    plan = commands.add_parser("plan", help="print what the agent of one node would make of a cluster")
+    install = commands.add_parser("install-plugins", help="copy CNI plugins to where they are missing or older")
+    install.add_argument("source", type=Path, help="a directory of plugins")
+    install.add_argument("target", type=Path, help="the node's, as a rule /opt/cni/bin")
+    plan = commands.add_parser("plan", help="print what the agent of one node would make of a cluster, without cluster or root")
     plan.add_argument("file", type=Path, help="what `kubectl get nodes -o yaml` prints")
     plan.add_argument("--node", required=True, help="the node to plan for")
     return parser
@@ -51,6 +56,14 @@ def _run() -> None:
     logs.setup()
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
     asyncio.run(run(settings.config(), access))
+
+
+def _install_plugins(source: Path, target: Path) -> None:
+    from wigglenet_operator import logs  # noqa: PLC0415 - as above
+    from wigglenet_operator.kernel.cni_plugins import install_plugins  # noqa: PLC0415 - as above
+
+    logs.setup()
+    install_plugins(source, target)
 
 
 def _plan(file: Path, node: str) -> None:

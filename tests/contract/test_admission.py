@@ -25,8 +25,7 @@ def server() -> Iterator[ApiServer]:
     running = api_server("kube", place, ADDRESS)
     running.start()
     try:
-        running.admin.apply(MANIFESTS / "rbac.yaml")
-        running.admin.apply(MANIFESTS / "admission.yaml")
+        running.admin.apply(MANIFESTS / "install.yaml")
         for name in "ab":
             running.admin.create_node(name, ["10.2.0.0/24"] if name == "a" else ["10.3.0.0/24"], ["192.0.2.1"])
             running.admin.patch(
@@ -106,3 +105,22 @@ def test_a_token_that_is_bound_to_no_node_changes_none(server: ApiServer) -> Non
     loose = server.client(server.admin.post(path, asked)["status"]["token"])
 
     assert "an agent changes its own Node only" in told(loose, OWN, annotations={"wigglenet/status": "x"})
+
+
+@pytest.mark.parametrize("manifest", ["install.yaml", "install-userspace.yaml"])
+def test_what_is_installed_is_valid_to_the_last_field(server: ApiServer, manifest: str) -> None:
+    """Each object by the server's strict validation, over what is there and without a trace."""
+    before = server.admin.get("/apis/apps/v1/daemonsets")["items"]
+    objects = server.admin.apply(MANIFESTS / manifest, dry_run=True)
+
+    assert {one["kind"] for one in objects} >= {"DaemonSet", "ServiceAccount", "ClusterRole", "ValidatingAdmissionPolicy"}
+    assert server.admin.get("/apis/apps/v1/daemonsets")["items"] == before
+
+
+def test_a_field_that_nobody_knows_is_refused(server: ApiServer, tmp_path: Path) -> None:
+    """So that the test above can fail."""
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((MANIFESTS / "agent/daemonset.yaml").read_text().replace("hostNetwork:", "hostNetworks:"))
+
+    with pytest.raises(ApiStatus, match="unknown field.*hostNetworks"):
+        server.admin.apply(wrong, dry_run=True)

@@ -22,7 +22,7 @@ from tests.lab.wait import eventually
 
 ADDRESS = "198.51.100.1"
 NODES = "/api/v1/nodes"
-RBAC = Path(__file__).parents[2] / "manifests/rbac.yaml"
+RBAC = Path(__file__).parents[2] / "manifests/agent/rbac.yaml"
 AGENT = "system:serviceaccount:kube-system:wigglenet-operator"
 OTHER_UID = "11111111-2222-3333-4444-555555555555"
 # A real server believes a token that it has seen for up to 10 s without looking (kubeapiserver/options: TokenSuccessCacheTTL).
@@ -503,7 +503,7 @@ def test_a_stop_ends_a_watch(server: ApiServer, admin: Client, node_a: Json) -> 
 
 
 def test_many_threads_share_a_client(admin: Client) -> None:
-    threads = [threading.Thread(target=admin.create_node, args=(f"n{number}",)) for number in range(16)]
+    threads = [threading.Thread(target=admin.create_node, args=(f"n{number}",), daemon=True) for number in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:

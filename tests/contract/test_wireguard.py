@@ -222,7 +222,7 @@ def test_a_dump_that_is_interrupted_is_whole_all_the_same(wireguard: Place, monk
 
     async def look(table: Table) -> None:
         await brought_to(table, one)
-        thread = threading.Thread(target=swing)
+        thread = threading.Thread(target=swing, daemon=True)
         thread.start()
         compared = 0
         try:

@@ -43,7 +43,7 @@ class Capture:
         self._socket.settimeout(0.05)
         self._frames: list[bytes] = []
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._collect)
+        self._thread = threading.Thread(target=self._collect, daemon=True)  # a failed test does not stop it
         self._thread.start()
 
     def _collect(self) -> None:

@@ -52,9 +52,8 @@ class Lab:
             )
             self.api = api_server(api, self.place, API_ADDRESS)
             self.api.start()
-            self.api.admin.apply(MANIFESTS / "rbac.yaml")
-            if api == "kube":  # the embedded one has no admission
-                self.api.admin.apply(MANIFESTS / "admission.yaml")
+            # The embedded one has neither admission nor workloads.
+            self.api.admin.apply(MANIFESTS / ("install.yaml" if api == "kube" else "agent/rbac.yaml"))
         except BaseException:
             self.close()
             raise

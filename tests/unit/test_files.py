@@ -112,6 +112,19 @@ def test_the_cni_file_is_replaced_and_removed_and_its_neighbours_stay(tmp_path: 
     assert [p.name for p in path.parent.iterdir()] == ["99-loopback.conf"]
 
 
+def test_configurations_that_the_runtime_takes_first_are_found(tmp_path: Path) -> None:
+    table = CniFileTable(tmp_path / "net.d/10-wigglenet.conflist")
+    assert table.earlier() == frozenset()
+
+    (tmp_path / "net.d/05-directory.conf").mkdir(parents=True)
+    for name in ("05-other.conf", "10-kindnet.conflist", "00.json", "00-notes.txt", ".05.conf.new", "10-wigglenet.conflist"):
+        (tmp_path / "net.d" / name).write_text("{}")
+    (tmp_path / "net.d/99-loopback.conf").write_text("{}")
+
+    earlier = {str(tmp_path / "net.d" / name) for name in ("05-other.conf", "10-kindnet.conflist", "00.json")}
+    assert table.earlier() == earlier
+
+
 def test_a_cni_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.d").write_text("a file")
 
@@ -130,15 +143,15 @@ def test_a_cni_file_of_an_earlier_boot_is_removed_once(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def proc(tmp_path: Path, *, accept_ra: str, advertised: bool) -> Path:
+def proc(tmp_path: Path, *, accept_ra: str, advertised: bool, sys: str = "proc/sys") -> Path:
     settings = {FORWARDING: "0", "net/ipv4/ip_forward": "0", "net/ipv6/conf/eth0/accept_ra": accept_ra}
     for name, value in settings.items():
-        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "sys" / name).write_text(f"{value}\n")
+        (tmp_path / sys / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / sys / name).write_text(f"{value}\n")
     flags = "00450003" if advertised else "00000003"  # linux/ipv6_route.h: RTF_DEFAULT, RTF_ADDRCONF, RTF_GATEWAY, RTF_UP
     default = f"{'0' * 32} 00 {'0' * 32} 00 {'fe80' + '0' * 28} 00000400 00000001 00000000 {flags} eth0\n"
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net/ipv6_route").write_text(default)
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/ipv6_route").write_text(default)
     return tmp_path
 
 
@@ -149,17 +162,31 @@ def test_an_advertised_default_route_survives_forwarding(tmp_path: Path, accept_
     root = proc(tmp_path, accept_ra=accept_ra, advertised=advertised)
 
     async def forward() -> None:
-        table = SysctlTable([FORWARDING, "net/ipv4/ip_forward"], proc=root)
+        table = SysctlTable([FORWARDING, "net/ipv4/ip_forward"], root=root)
         await table.apply(diff(await table.observe(), {FORWARDING: "1", "net/ipv4/ip_forward": "1"}))
         assert await table.observe() == {FORWARDING: "1", "net/ipv4/ip_forward": "1"}
 
     asyncio.run(forward())
-    assert (root / "sys/net/ipv6/conf/eth0/accept_ra").read_text().strip() == after
+    assert (root / "proc/sys/net/ipv6/conf/eth0/accept_ra").read_text().strip() == after
+
+
+def test_a_container_writes_the_nodes_settings_where_it_has_them(tmp_path: Path) -> None:
+    """Its own /proc/sys is mounted read-only."""
+    root = proc(tmp_path, accept_ra="1", advertised=True, sys="host/proc/sys")
+
+    async def forward() -> None:
+        table = SysctlTable([FORWARDING], root=root)
+        await table.apply(diff(await table.observe(), {FORWARDING: "1"}))
+
+    asyncio.run(forward())
+    assert (root / "host/proc/sys" / FORWARDING).read_text() == "1"
+    assert (root / "host/proc/sys/net/ipv6/conf/eth0/accept_ra").read_text() == "2"
+    assert not (root / "proc/sys").exists()
 
 
 def test_a_setting_of_a_missing_link_is_not_there_and_names_itself_when_written(tmp_path: Path) -> None:
     async def write() -> None:
-        table = SysctlTable(["net/ipv4/conf/wigglenet/rp_filter"], proc=tmp_path)
+        table = SysctlTable(["net/ipv4/conf/wigglenet/rp_filter"], root=tmp_path)
         assert await table.observe() == {}
         with pytest.raises(KernelError, match="set net/ipv4/conf/wigglenet/rp_filter to 2: No such file"):
             await table.apply(diff({}, {"net/ipv4/conf/wigglenet/rp_filter": "2"}))

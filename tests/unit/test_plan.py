@@ -383,3 +383,15 @@ def test_a_working_link_is_kept_and_how_to_switch_is_told(
     assert told in " ".join(told_of_link)
     assert planned.desired
     assert set(planned.desired.device) == {"wigglenet"}
+
+
+def test_a_configuration_that_the_runtime_takes_first_is_a_problem_and_ours_is_written_all_the_same() -> None:
+    facts = replace(host(), earlier_cni=frozenset({"/etc/cni/net.d/05-other.conf"}))
+    planned = plan(cluster(A, B), config(), facts)
+
+    assert planned.desired
+    assert planned.desired.cni
+    assert [str(problem) for problem in planned.problems] == [
+        "file /etc/cni/net.d/05-other.conf: the container runtime takes it and not /etc/cni/net.d/10-wigglenet.conflist;"
+        " remove what made it and it, or rename ours (CNI_CONFIG_PATH)"
+    ]

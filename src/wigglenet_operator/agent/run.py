@@ -66,6 +66,7 @@ class _Agent:
         self.loop = Loop(self._turn)
         self.store = ClusterStore(self.loop.request)
         annotations = AnnotationTable(api, config.node_name, published=self._published, answered=self._put)
+        self._cni = cni
         self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link))
         self._peers = PeerTable(self._wireguard)
         tables: Tables = {
@@ -143,6 +144,7 @@ class _Agent:
             path_mtus=paths,
             default_mtu=default,
             wireguard=holder,
+            earlier_cni=self._cni.earlier(),
             kernel_wireguard=could,
         )
 

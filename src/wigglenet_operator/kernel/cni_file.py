@@ -6,6 +6,8 @@ from pathlib import Path
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.changes import Changes
 
+CONFIGURATIONS = (".conf", ".conflist", ".json")
+"""What container runtimes read of the directory, and of that the first by name (libcni, ConfFiles)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -33,6 +35,15 @@ class CniFileTable:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
             raise KernelError(f"write {self._path}: {error.strerror}") from error
+
+    def earlier(self) -> frozenset[str]:
+        """Configurations of others that the container runtime takes rather than ours; may be empty."""
+        try:
+            names = [entry.name for entry in os.scandir(self._path.parent) if entry.is_file()]
+        except OSError:  # no directory, no configuration
+            return frozenset()
+        found = (name for name in names if name < self._path.name and name.endswith(CONFIGURATIONS))
+        return frozenset(str(self._path.with_name(name)) for name in found)
 
     def forget_last_boot(self, marker: Path) -> bool:
         """Remove the file if it is of an earlier boot, and mark this one; whether it was removed.

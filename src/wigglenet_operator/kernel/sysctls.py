@@ -10,6 +10,8 @@ from wigglenet_operator.model.changes import Changes
 
 log = logging.getLogger(__name__)
 FORWARDING = "net/ipv6/conf/all/forwarding"
+WRITABLE = "host/proc/sys"
+"""Where the manifest has the node's `/proc/sys/net`: a container's own /proc/sys is mounted read-only."""
 RTF_DEFAULT_BY_RA = 0x10000 | 0x40000
 """RTF_DEFAULT and RTF_ADDRCONF of linux/ipv6_route.h: a default route that a router advertisement made."""
 
@@ -17,9 +19,10 @@ RTF_DEFAULT_BY_RA = 0x10000 | 0x40000
 class SysctlTable:
     """The settings that a plan may name; nothing else is read or written."""
 
-    def __init__(self, names: Iterable[str], proc: Path = Path("/proc")) -> None:
+    def __init__(self, names: Iterable[str], root: Path = Path("/")) -> None:
         self._names = tuple(names)
-        self._proc = proc
+        self._proc = root / "proc"
+        self._settings = root / WRITABLE if (root / WRITABLE).is_dir() else self._proc / "sys"
 
     async def observe(self) -> dict[str, str]:
         """Value by path; a setting that does not exist (its link is missing) is not in it."""
@@ -46,7 +49,7 @@ class SysctlTable:
 
     def _read(self, name: str) -> str | None:
         try:
-            return (self._proc / "sys" / name).read_text().strip()
+            return (self._settings / name).read_text().strip()
         except FileNotFoundError:
             return None
         except OSError as error:  # a link that goes while it is read: EINVAL, ENODEV
@@ -54,7 +57,7 @@ class SysctlTable:
 
     async def _write(self, name: str, value: str) -> None:
         try:
-            (self._proc / "sys" / name).write_text(value)
+            (self._settings / name).write_text(value)
         except OSError as error:
             raise KernelError(f"set {name} to {value}: {error.strerror}") from error
         log.info("set %s = %s", name, value)

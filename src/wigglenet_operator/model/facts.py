@@ -74,5 +74,7 @@ class HostFacts:
     """Bytes that fit through the underlay while there is no peer to ask for; None if nothing tells."""
     wireguard: WireGuardKind = WireGuardKind.KERNEL
     """Who holds our link or, without one, would hold it."""
+    earlier_cni: frozenset[str] = frozenset()
+    """Paths of CNI configurations of others that sort before ours."""
     kernel_wireguard: bool = False
     """Whether the kernel has WireGuard too, where that matters: userspace has our link, and nobody insists on it."""

@@ -86,7 +86,7 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
         cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
     problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
-    problems |= plan_wireguard(config, host)
+    problems |= plan_wireguard(config, host) | _outranked(config, host)
     return Plan(desired=desired, problems=problems)
 
 
@@ -124,6 +124,12 @@ def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ow
     else:
         return frozenset()
     return frozenset({Problem(subject=f"node {own.name}", text=text)})
+
+
+def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
+    """What keeps this node's pods from getting our network although our file is there."""
+    text = f"the container runtime takes it and not {config.cni_path}; remove what made it and it, or rename ours"
+    return frozenset(Problem(subject=f"file {path}", text=f"{text} (CNI_CONFIG_PATH)") for path in host.earlier_cni)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,11 +147,15 @@ class Client:
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{SERVICE_ACCOUNT}/token"
         return str(self.post(path, asked)["status"]["token"])
 
-    def apply(self, manifest: Path) -> list[Json]:
-        """Create each object of a YAML file, or merge it into the one that is there; the objects, in the file's order."""
-        return [self._apply(one) for one in yaml.safe_load_all(manifest.read_text()) if one]
+    def apply(self, manifest: Path, *, dry_run: bool = False) -> list[Json]:
+        """Create each object of a YAML file, or merge it into the one that is there; the objects, in the file's order.
 
-    def _apply(self, wanted: Json) -> Json:
+        A field that the server does not know is refused, as `kubectl apply` does.
+        """
+        query = "?fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
+        return [self._apply(one, query) for one in yaml.safe_load_all(manifest.read_text()) if one]
+
+    def _apply(self, wanted: Json, query: str) -> Json:
         version, name, namespace = (
             wanted["apiVersion"],
             wanted["metadata"]["name"],
@@ -164,11 +168,11 @@ class Client:
             raise LookupError(f"{self.url} serves no {wanted['kind']} in {version}")
         path = f"{root}/namespaces/{namespace}/{kind['name']}" if kind["namespaced"] else f"{root}/{kind['name']}"
         try:
-            return self.post(path, wanted)
+            return self.post(path + query, wanted)
         except ApiStatus as status:
             if status.reason != "AlreadyExists":
                 raise
-            return self.patch(f"{path}/{name}", wanted)
+            return self.patch(f"{path}/{name}{query}", wanted)
 
     def _call(self, verb: str, path: str, body: Json | None, headers: Mapping[str, str] | None = None) -> Json:
         status, content = self._exchange(verb, path, body, headers or {})

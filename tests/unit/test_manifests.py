@@ -1,0 +1,99 @@
+"""Manifests, image and README agree on every name and number."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.builders import config
+from wigglenet_operator import __version__
+from wigglenet_operator.agent.run import BOOT_MARKER
+from wigglenet_operator.kernel.sysctls import WRITABLE
+from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS
+from wigglenet_operator.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "manifests"
+README = (ROOT / "README.md").read_text()
+INSTALLS = ("install.yaml", "install-userspace.yaml")
+
+
+def objects(*files: str) -> dict[tuple[str, str], Any]:
+    """Objects of files by kind and name."""
+    found = [one for file in files for one in yaml.safe_load_all((MANIFESTS / file).read_text())]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+def containers(install: str) -> Iterator[dict[str, Any]]:
+    for (kind, _), one in objects(install).items():
+        if kind == "DaemonSet":
+            spec = one["spec"]["template"]["spec"]
+            yield from [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def agent(install: str) -> dict[str, Any]:
+    return next(one for one in containers(install) if one["name"] == "agent")
+
+
+def test_what_is_installed_is_what_the_sources_say() -> None:
+    """`nox -s manifests` renders it; the kind session checks it by kubectl to the letter."""
+    sources = objects("agent/rbac.yaml", "agent/admission.yaml", "agent/daemonset.yaml")
+
+    assert objects("install.yaml") == sources
+    (added,) = objects("userspace/daemonset.yaml").items()
+    with_userspace = objects("install-userspace.yaml")
+    assert with_userspace.keys() - sources.keys() == {added[0]}
+    assert with_userspace[added[0]] == added[1]
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_every_container_runs_this_version(install: str) -> None:
+    assert {one["image"] for one in containers(install)} == {f"wigglenet-operator:{__version__}"}
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_no_container_has_more_than_its_one_capability(install: str) -> None:
+    for one in containers(install):
+        security = one["securityContext"]
+        assert not security.get("privileged")
+        assert security["readOnlyRootFilesystem"]
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert security["capabilities"].get("add", []) in ([], ["NET_ADMIN"])
+        assert one["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_the_agent_has_the_files_that_it_writes_from_the_node(install: str) -> None:
+    mounted = {mount["mountPath"] for mount in agent(install)["volumeMounts"]}
+    written = {str(path.parent) for path in (config().key_path, config().cni_path, BOOT_MARKER)}
+
+    assert written | {f"/{WRITABLE}/net"} <= mounted
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_every_setting_in_a_manifest_is_one(install: str) -> None:
+    assert {variable["name"] for variable in agent(install)["env"]} <= Settings.model_fields.keys()
+
+
+def test_the_policy_allows_what_the_agent_publishes() -> None:
+    policy = objects("install.yaml")["ValidatingAdmissionPolicy", "wigglenet-operator"]
+    published = next(one["expression"] for one in policy["spec"]["variables"] if one["name"] == "published")
+
+    assert set(yaml.safe_load(published)) == {PUBLIC_KEY, NODE_IPS, POD_CIDRS, STATUS}
+
+
+def test_what_the_readme_names_is_there() -> None:
+    for path in re.findall(r"`((?:manifests|kind|image|tests)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
+    assert set(re.findall(r"wigglenet-operator[:-](\d[\w.]*\d)", README)) <= {__version__}
+    assert [name for name in Settings.model_fields if f"`{name}`" not in README] == []
+
+
+def test_the_image_has_the_very_packages_that_are_tested() -> None:
+    def pins(lock: str) -> set[str]:
+        return {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
+
+    assert pins("image/requirements.lock") <= pins("requirements.lock")
