@@ -5,6 +5,7 @@ One environment for all sessions, from the hashed lock; made anew only when the 
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -91,6 +92,31 @@ def vm(session: nox.Session) -> None:
     measured = ["iperf3"] if "--bench" in session.posargs else []
     arguments = prepare(session, "qemu-system-x86", "busybox-static", "kmod", "file", *measured)
     run(session, "python", "-m", "tests.vm", *arguments)
+
+
+@nox.session(default=False)
+def image(session: nox.Session) -> None:
+    """Build the image by buildah, podman or docker, and tell what it is made of."""
+    session.run(sys.executable, "image/build.py", *session.posargs, external=True)
+
+
+@nox.session(default=False)
+def kind(session: nox.Session) -> None:
+    """Apply the manifests to clusters with real kubelets, and ask their pods: container engine, kind, kubectl."""
+    missing = [program for program in ("docker", "kind", "kubectl") if not shutil.which(program)]
+    if missing:
+        session.error(f"NOT RUN: {', '.join(missing)} missing; install Docker (Debian: docker.io), kind and kubectl")
+    session.run("docker", "info", external=True, silent=True)
+    session.run(sys.executable, "image/build.py", "--probe", external=True, silent=True)
+    run(session, "pytest", "tests/kind", *session.posargs)
+
+
+@nox.session(default=False)
+def manifests(session: nox.Session) -> None:
+    """Render the manifests for a plain `kubectl apply -f`: kubectl."""
+    for overlay, rendered in (("manifests", "install.yaml"), ("manifests/with-userspace", "install-userspace.yaml")):
+        text = session.run("kubectl", "kustomize", overlay, external=True, silent=True)
+        (HERE / "manifests" / rendered).write_text(str(text))
 
 
 @nox.session(default=False)

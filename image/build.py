@@ -4,6 +4,7 @@ Standard library only.  Where the base cannot be pulled it is made from Debian's
 """
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parents[1]
 BASE = "docker.io/library/debian:bookworm-slim"
 ENGINES = ("buildah", "podman", "docker")
+PROBE = "wigglenet-probe:test"
 PULL_SECONDS = 120
 FORBIDDEN = re.compile(r"(^|/)(gcc|cc|go|pip3?|make)$")
 """Programs that build or install have no place in what runs."""
@@ -65,18 +67,19 @@ class Engine:
             return
         lent = [(path, how) for path, how in (("/etc/ssl/certs", "O"), ("/etc/pip.conf", "ro")) if Path(path).exists()]
         volumes = [word for path, how in lent for word in ("--volume", f"{path}:{path}:{how}")]
-        isolation = ("--isolation", "chroot", "--network", "host")
-        self.run("build", *isolation, *volumes, "--pull=never", "--tag", tag, "--file", str(file), *arguments, str(context))
+        here = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+        platforms = ("--build-arg", f"BUILDPLATFORM=linux/{here}", "--build-arg", f"TARGETARCH={here}")  # as Docker sets them
+        how = ("--layers", "--isolation", "chroot", "--network", "host", "--pull=never", *volumes, *platforms)
+        self.run("build", *how, "--tag", tag, "--file", str(file), *arguments, str(context))
 
-    def save(self, archive: Path, *tags: str) -> None:
-        """Write the images into one archive that `docker load`, `kind load image-archive` and `ctr image import` take."""
+    def save(self, archive: Path, tag: str) -> None:
+        """Write an image into an archive that `docker load`, `kind load image-archive` and `ctr image import` take."""
         archive.parent.mkdir(exist_ok=True)
         archive.unlink(missing_ok=True)
         if self.program == "buildah":
-            (tag,) = tags
             self.run("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
         else:
-            self.run("save", "--output", str(archive), *tags)
+            self.run("save", "--output", str(archive), tag)
 
     def has_base(self) -> bool:
         """Whether the base is here, or can be pulled."""
@@ -105,15 +108,21 @@ class Engine:
             self.build(BASE, Path(work, "Containerfile"), Path(work))
 
 
-def build() -> Path:
+def build(engine: Engine) -> Path:
     """Build the agent's image; the archive that holds it."""
-    engine = Engine()
     if not engine.has_base():
         engine.make_base()
     engine.build(name(), HERE / "Containerfile", HERE, "--build-arg", f"BASE={BASE}")
     archive = HERE / "dist" / f"wigglenet-operator-{version()}.tar"
     engine.save(archive, name())
     return archive
+
+
+def build_probe(engine: Engine) -> None:
+    """Build what tests a cluster, on top of the agent's image."""
+    context = HERE / "tests/kind"
+    engine.build(PROBE, context / "Containerfile", context, "--build-arg", f"AGENT={name()}")
+    engine.save(HERE / "dist/wigglenet-probe.tar", PROBE)
 
 
 def files(archive: Path) -> Iterator[tuple[str, int]]:
@@ -144,7 +153,10 @@ def report(archive: Path) -> None:
 def main() -> None:
     """Build and report; exit status 1 with what to do if that is not possible."""
     try:
-        report(build())
+        engine = Engine()
+        report(build(engine))
+        if "--probe" in sys.argv[1:]:
+            build_probe(engine)
     except ImageError as error:
         sys.exit(f"image: {error}")
 

@@ -122,5 +122,5 @@ def test_a_field_that_nobody_knows_is_refused(server: ApiServer, tmp_path: Path)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((MANIFESTS / "agent/daemonset.yaml").read_text().replace("hostNetwork:", "hostNetworks:"))
 
-    with pytest.raises(ApiStatus, match="unknown field.*hostNetworks"):
+    with pytest.raises(ApiStatus, match=r"unknown field.*hostNetworks"):
         server.admin.apply(wrong, dry_run=True)

@@ -13,20 +13,17 @@ Everything lives in namespaces of the lab's own and is gone with it, also after 
 never touched.  Labs may run side by side.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from itertools import count, permutations
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from tests.lab.api import api_server
 from tests.lab.capture import Capture
+from tests.lab.mesh import Mesh
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.pod import Pod
-from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
 API_ADDRESS = "198.51.100.1"
@@ -34,7 +31,7 @@ MANIFESTS = Path(__file__).parents[2] / "manifests"
 ApiKind = Literal["embedded", "kube"]
 
 
-class Lab:
+class Lab(Mesh[Pod]):
     """The control plane's place with two bridges in it - underlay and the way to the API server -, and the nodes."""
 
     def __init__(self, *, api: ApiKind = "embedded", wireguard: WireGuardKind = WireGuardKind.USERSPACE) -> None:
@@ -117,34 +114,6 @@ class Lab:
         for pod in pods:
             pod.wait_connected()
         return pods
-
-    def pairs(self) -> Iterator[tuple[Pod, Pod, int]]:
-        """Every pod to every other, in both families."""
-        for one, other in permutations(self.pods(), 2):
-            for version in one.addresses:
-                yield one, other, version
-
-    def expect_mesh(self, *, seconds: float = 20.0) -> None:
-        """Every pod reaches every other in both families, soon."""
-        for one, other, version in self.pairs():
-            reached = partial(one.pings, other.addresses[version], seconds=0.2)
-            try:
-                eventually(reached, what=f"{one.name} reaches {other.addresses[version]}", seconds=seconds)
-            except NotSeenError as error:
-                raise NotSeenError(f"{error}\n{self.story()}") from None
-
-    @contextmanager
-    def no_loss(self, pairs: Sequence[tuple[Pod, Pod, int]] | None = None) -> Iterator[None]:
-        """Echoes every 10 ms over each pair while the block runs; none may be lost."""
-        streams = [one.stream(other.addresses[version]) for one, other, version in pairs or list(self.pairs())]
-        try:
-            yield
-        finally:
-            results = [(stream.title, *stream.stop()) for stream in streams]
-        quiet = [title for title, sent, _ in results if not sent]
-        lost = [f"{title}: {missing} of {sent}" for title, sent, missing in results if missing]
-        assert not quiet, f"nothing was sent: {quiet}"
-        assert not lost, f"lost: {', '.join(lost)}\n{self.story()}"
 
     def capture(self) -> Capture:
         """Everything that crosses the underlay from now on."""

@@ -1,6 +1,5 @@
 """A pod: a network namespace on a node, connected by the real CNI plugins from the agent's own configuration."""
 
-import re
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.cni import run_list
+from tests.lab.mesh import count_echoes
 from tests.lab.namespaces import Place, signal_command
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPAddress
@@ -19,8 +19,6 @@ from wigglenet_operator.model.facts import IPAddress
 STREAMS = count(1)
 PACE = 0.01 * SLOWNESS
 """Seconds between two echoes of a stream."""
-IN_FLIGHT = 3
-"""Echoes that may be unanswered at the end."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -89,17 +87,8 @@ class Stream:
     def __init__(self, title: str, process: "subprocess.Popen[str]", log: Path) -> None:
         self.title, self._process, self._log = title, process, log
 
-    def stop(self) -> tuple[int, int]:
-        """End it; how many echoes were sent, and how many of them were lost.
-
-        The last few may still be on their way when ping is told to stop: they do not count.
-        """
+    def stop(self) -> tuple[int, list[int]]:
+        """End it; how many echoes were sent, and the numbers of those that were lost."""
         signal_command(self._process, signal.SIGINT)
         self._process.wait(10)
-        said = self._log.read_text()
-        match = re.search(r"(\d+) packets transmitted", said)
-        assert match, f"{self.title}: ping said {said[-500:]!r}"
-        sent = int(match.group(1))
-        answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", said)}
-        counted = sent if sent in answered else max(0, sent - IN_FLIGHT)
-        return counted, sum(1 for number in range(1, counted + 1) if number not in answered)
+        return count_echoes(self._log.read_text(), title=self.title)

@@ -165,7 +165,7 @@ def test_a_node_moves_between_kernel_and_userspace_when_its_link_is_removed(lab:
         eventually(lambda k=kind: moved(k), what=f"{kind} has link and peers")  # type: ignore[misc]  # bool
         lab.expect_mesh()
         results = [stream.stop() for stream in streams]
-        assert all(lost * PACE < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes"
+        assert all(len(lost) * PACE < 1.0 * SLOWNESS for _, lost in results), f"dark for {results} echoes"
         after = c.place.run("wg", "show", "wigglenet", "public-key"), c.place.run("wg", "show", "wigglenet", "listen-port")
         assert after == identity
     restarted(lab.wireguard.value)

@@ -392,6 +392,8 @@ def test_a_configuration_that_the_runtime_takes_first_is_a_problem_and_ours_is_w
     assert planned.desired
     assert planned.desired.cni
     assert [str(problem) for problem in planned.problems] == [
-        "file /etc/cni/net.d/05-other.conf: the container runtime takes it and not /etc/cni/net.d/10-wigglenet.conflist;"
-        " remove what made it and it, or rename ours (CNI_CONFIG_PATH)"
+        (
+            f"file /etc/cni/net.d/05-other.conf: the container runtime takes it and not {config().cni_path};"
+            " remove what made it and it, or rename ours (CNI_CONFIG_PATH)"
+        ),
     ]

@@ -1,0 +1,1 @@
+"""Our image and manifests on a cluster with real kubelets, container runtime and kube-proxy."""

@@ -1,0 +1,213 @@
+"""A cluster by kind, driven by kubectl: made, given our image and manifests, asked from inside of its pods, removed."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import partial
+from ipaddress import ip_address
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.lab.mesh import Mesh, count_echoes
+from tests.lab.wait import eventually
+from wigglenet_operator.model.facts import IPAddress
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = {"manifests": "manifests/install.yaml", "manifests/with-userspace": "manifests/install-userspace.yaml"}
+"""Overlay and what it renders to."""
+PROBES = Path(__file__).with_name("probes.yaml")
+NUMBERS = count(1)
+Json = dict[str, Any]
+START = (
+    "import subprocess, sys; print(subprocess.Popen(sys.argv[2:], stdout=open(sys.argv[1], 'w'), stderr=subprocess.STDOUT).pid)"
+)
+"""Starts a command in the background, prints its id; a shell's background job would ignore SIGINT."""
+
+
+class ToolError(Exception):
+    """A command failed: what it was and what it said."""
+
+
+def run(*command: str, stdin: str = "", check: bool = True) -> str:
+    """The standard output of a command on this machine; ToolError with all that it said if it fails."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise ToolError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-3000:]}")
+    return done.stdout
+
+
+class Cluster(Mesh["ProbePod"]):
+    """One kind cluster; its kubeconfig lies in a directory of the caller's."""
+
+    def __init__(self, name: str, work: Path) -> None:
+        self.name, self._kubeconfig = name, work / "kubeconfig"
+        self._work = work
+        self._installed = ""
+
+    def create(self, config: Path, *, proxy: str) -> None:
+        """Nodes without a network plugin: they are not Ready. `KIND_NODE_IMAGE` overrides kind's own image."""
+        wanted = yaml.safe_load(config.read_text())
+        wanted["networking"]["kubeProxyMode"] = proxy
+        path = self._work / "kind.yaml"
+        path.write_text(yaml.safe_dump(wanted))
+        image = os.environ.get("KIND_NODE_IMAGE")
+        where = ("--name", self.name, "--config", str(path), "--kubeconfig", str(self._kubeconfig))
+        run("kind", "create", "cluster", *where, *(["--image", image] if image else []))
+
+    def load(self, archive: Path) -> None:
+        """An image archive into every node."""
+        run("kind", "load", "image-archive", str(archive), "--name", self.name)
+
+    def install(self, *, userspace: bool) -> None:
+        """Apply our manifest, as the README says."""
+        self._installed = MANIFESTS["manifests/with-userspace" if userspace else "manifests"]
+        self.kubectl("apply", "-f", str(ROOT / self._installed))
+
+    def uninstall(self) -> None:
+        """Delete what was applied."""
+        self.kubectl("delete", "-f", str(ROOT / self._installed))
+
+    def delete(self) -> None:
+        """The cluster and all that is in it; nothing of it stays on the machine."""
+        run("kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self._kubeconfig))
+
+    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
+        """The standard output of kubectl against this cluster."""
+        return run("kubectl", "--kubeconfig", str(self._kubeconfig), *arguments, stdin=stdin, check=check)
+
+    def get(self, *what: str) -> Json:
+        """Objects as kubectl gives them in JSON."""
+        found: Json = json.loads(self.kubectl("get", *what, "-o", "json"))
+        return found
+
+    def rolled_out(self, daemonset: str, *, namespace: str = "kube-system", seconds: int = 120) -> None:
+        """Wait until every node has the DaemonSet's newest pod, ready."""
+        try:
+            self.kubectl("-n", namespace, "rollout", "status", f"ds/{daemonset}", f"--timeout={seconds}s")
+        except ToolError as error:
+            raise ToolError(f"{error}\n{self.story()}") from None
+
+    def ready(self, *, seconds: int = 120) -> None:
+        """Wait until every Node is Ready."""
+        try:
+            self.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={seconds}s")
+        except ToolError as error:
+            raise ToolError(f"{error}\n{self.story()}") from None
+
+    def nodes(self) -> dict[str, dict[int, IPAddress]]:
+        """Addresses by IP version, by node."""
+        items = self.get("nodes")["items"]
+        return {item["metadata"]["name"]: _by_version(_internal(item)) for item in items}
+
+    def pods(self) -> "list[ProbePod]":
+        """The probe of each node."""
+        return self.probes("probe")
+
+    def probes(self, app: str) -> "list[ProbePod]":
+        """Running pods of one of the probes' DaemonSets."""
+        items = self.get("pods", "-l", f"app={app}")["items"]
+        running = [item for item in items if "deletionTimestamp" not in item["metadata"] and item["status"].get("podIPs")]
+        return [ProbePod(self, item) for item in running]
+
+    def agent_pod(self, node: str) -> Json:
+        """The pod of a node's agent."""
+        selector = ("-l", "app.kubernetes.io/component=agent", "--field-selector", f"spec.nodeName={node}")
+        items = self.get("-n", "kube-system", "pods", *selector)["items"]
+        pod: Json
+        (pod,) = [item for item in items if "deletionTimestamp" not in item["metadata"]]
+        return pod
+
+    def agent(self, node: str, *command: str) -> str:
+        """The standard output of a command in a node's agent."""
+        name = self.agent_pod(node)["metadata"]["name"]
+        return self.kubectl("-n", "kube-system", "exec", name, "-c", "agent", "--", *command)
+
+    def on_node(self, node: str, *command: str) -> str:
+        """The standard output of a command on a node, by the engine that runs it."""
+        return run("docker", "exec", node, *command)
+
+    def story(self) -> str:
+        """Pods and what the agents have said, for a failure's report."""
+        shown = self.kubectl("get", "pods", "-A", "-o", "wide", check=False)
+        selector = ("-n", "kube-system", "-l", "app.kubernetes.io/name=wigglenet-operator")
+        said = self.kubectl("logs", *selector, "--all-containers", "--prefix", "--tail=40", check=False)
+        return f"{shown}\n{said}"
+
+
+class ProbePod:
+    """A pod that runs `probe.py serve`; commands in it by `kubectl exec`."""
+
+    def __init__(self, cluster: Cluster, item: Mapping[str, Any]) -> None:
+        self._cluster, self._pod = cluster, item["metadata"]["name"]
+        self.node: str = item["spec"]["nodeName"]
+        self.name = f"{self._pod} on {self.node}"
+        self.hostname = self.node if item["spec"].get("hostNetwork") else self._pod
+        self.addresses: Mapping[int, IPAddress] = _by_version([entry["ip"] for entry in item["status"]["podIPs"]])
+
+    def exec(self, *command: str) -> str:
+        """The standard output of a command in the pod."""
+        return self._cluster.kubectl("exec", self._pod, "--", *command)
+
+    def pings(self, address: IPAddress, *, seconds: float = 1) -> bool:
+        """Whether one echo is answered in time."""
+        try:
+            return bool(self.exec("ping", "-n", "-q", "-c", "1", "-W", str(seconds), str(address)))
+        except ToolError:
+            return False
+
+    def ask(self, address: IPAddress, port: int) -> Json:
+        """Who answers there: `pod`, `seen`; empty if nobody does."""
+        try:
+            answer: Json = json.loads(self.exec("python3", "/probe.py", "ask", str(address), str(port)))
+        except (ToolError, ValueError):
+            return {}
+        return answer
+
+    def reaches(self, address: IPAddress, port: int) -> Json:
+        """Who answers there, soon."""
+        return eventually(partial(self.ask, address, port), what=f"{self.name} reaches {address} port {port}", seconds=20)
+
+    def resolve(self, name: str) -> set[IPAddress]:
+        """The addresses of a name; empty if there are none."""
+        try:
+            return {ip_address(line) for line in self.exec("python3", "/probe.py", "resolve", name).split()}
+        except ToolError:
+            return set()
+
+    def stream(self, address: IPAddress) -> "Background":
+        """Echo requests every 10 ms until it is stopped."""
+        return Background(self, f"{self.name} -> {address}", "ping", "-n", "-i", "0.01", str(address))
+
+    def talk(self, address: IPAddress, port: int = 8080) -> "Background":
+        """A TCP connection in use until it is stopped; `said` tells what became of it."""
+        return Background(self, f"{self.name} -> {address}", "python3", "/probe.py", "talk", str(address), str(port))
+
+
+class Background:
+    """A command in a pod that goes on until it is told to end."""
+
+    def __init__(self, pod: ProbePod, title: str, *command: str) -> None:
+        self.title, self._pod = title, pod
+        self._log = f"/tmp/background-{next(NUMBERS)}"  # noqa: S108 - the pod's
+        self._pid = pod.exec("python3", "-c", START, self._log, *command).strip()
+
+    def said(self) -> str:
+        """End it by SIGINT; all that it said."""
+        wait = f"kill -INT {self._pid}; while kill -0 {self._pid} 2>/dev/null; do sleep 0.05; done; cat {self._log}"
+        return self._pod.exec("timeout", "20", "sh", "-c", wait)
+
+    def stop(self) -> tuple[int, list[int]]:
+        """Of a ping: how many echoes were sent, and the numbers of those that were lost."""
+        return count_echoes(self.said(), title=self.title)
+
+
+def _internal(node: Mapping[str, Any]) -> Sequence[str]:
+    return [entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP"]
+
+
+def _by_version(texts: Sequence[str]) -> dict[int, IPAddress]:
+    return {address.version: address for address in map(ip_address, texts)}

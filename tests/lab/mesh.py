@@ -1,0 +1,109 @@
+"""What is asked of pods wherever they run: who reaches whom, and whether anything is lost meanwhile.
+
+One code for the lab's namespaces and for the pods of a real cluster.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import permutations
+from typing import Generic, Protocol, TypeVar
+
+from tests.lab.wait import NotSeenError, eventually
+from wigglenet_operator.model.facts import IPAddress
+
+IN_FLIGHT = 3
+"""Echoes that may be unanswered at the end."""
+
+
+class Echoes(Protocol):
+    """A running ping."""
+
+    @property
+    def title(self) -> str:
+        """Who pings whom."""
+        ...
+
+    def stop(self) -> tuple[int, list[int]]:
+        """End it; how many echoes were sent, and the numbers, from 1 on, of those that were lost."""
+        ...
+
+
+class Reaches(Protocol):
+    """A pod with its addresses by IP version."""
+
+    @property
+    def name(self) -> str:
+        """For a failure's report."""
+        ...
+
+    @property
+    def addresses(self) -> Mapping[int, IPAddress]:
+        """By IP version."""
+        ...
+
+    def pings(self, address: IPAddress, *, seconds: float = 1) -> bool:
+        """Whether one echo is answered in time."""
+        ...
+
+    def stream(self, address: IPAddress) -> Echoes:
+        """Echo requests every 10 ms until it is stopped."""
+        ...
+
+
+P = TypeVar("P", bound=Reaches)
+
+
+class Mesh(ABC, Generic[P]):
+    """Pods that should reach each other."""
+
+    @abstractmethod
+    def pods(self) -> Sequence[P]:
+        """A connected pod of each node."""
+
+    @abstractmethod
+    def story(self) -> str:
+        """What every agent has said, for a failure's report."""
+
+    def pairs(self) -> Iterator[tuple[P, P, int]]:
+        """Every pod to every other, in both families."""
+        for one, other in permutations(self.pods(), 2):
+            for version in one.addresses:
+                yield one, other, version
+
+    def expect_mesh(self, *, seconds: float = 20.0) -> None:
+        """Every pod reaches every other in both families, soon."""
+        for one, other, version in self.pairs():
+            reached = partial(one.pings, other.addresses[version], seconds=0.2)
+            try:
+                eventually(reached, what=f"{one.name} reaches {other.addresses[version]}", seconds=seconds)
+            except NotSeenError as error:
+                raise NotSeenError(f"{error}\n{self.story()}") from None
+
+    @contextmanager
+    def no_loss(self, pairs: Sequence[tuple[P, P, int]] | None = None) -> Iterator[None]:
+        """Echoes every 10 ms over each pair while the block runs; none may be lost."""
+        streams = [one.stream(other.addresses[version]) for one, other, version in pairs or list(self.pairs())]
+        try:
+            yield
+        finally:
+            results = [(stream.title, *stream.stop()) for stream in streams]
+        quiet = [title for title, sent, _ in results if not sent]
+        lost = [f"{title}: {len(numbers)} of {sent}: {numbers[:20]}" for title, sent, numbers in results if numbers]
+        assert not quiet, f"nothing was sent: {quiet}"
+        assert not lost, f"lost: {', '.join(lost)}\n{self.story()}"
+
+
+def count_echoes(said: str, *, title: str) -> tuple[int, list[int]]:
+    """Of a ping that was interrupted: how many echoes were sent, and the numbers of those that were lost.
+
+    The last few may still be on their way when ping is told to stop: they do not count.
+    """
+    match = re.search(r"(\d+) packets transmitted", said)
+    assert match, f"{title}: ping said {said[-500:]!r}"
+    sent = int(match.group(1))
+    answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", said)}
+    counted = sent if sent in answered else max(0, sent - IN_FLIGHT)
+    return counted, [number for number in range(1, counted + 1) if number not in answered]
