@@ -112,6 +112,12 @@ def kind(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def workflows(session: nox.Session) -> None:
+    """Lint the hosted workflows."""
+    run(session, "python", "-m", "tests.workflows")
+
+
+@nox.session(default=False)
 def manifests(session: nox.Session) -> None:
     """Render the manifests for a plain `kubectl apply -f`: kubectl."""
     for overlay, rendered in (("manifests", "install.yaml"), ("manifests/with-userspace", "install-userspace.yaml")):

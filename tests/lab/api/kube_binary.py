@@ -127,7 +127,7 @@ def _build() -> Path:
     """The directory with the new binary; takes the module download, two caches of Go, and patience."""
     _say(f"building {APISERVER} {VERSION}: once, 5 to 10 minutes of two cores, 3.5 GB of disk in Go's caches")
     directory = _built()
-    go = _go()
+    go = find_go(CONTROLPLANE / "go.mod")
     with tempfile.TemporaryDirectory(prefix=".build-", dir=cache()) as work:
         made = Path(work, "made")
         command = [
@@ -178,9 +178,9 @@ def _follow(process: "subprocess.Popen[str]") -> list[str]:
     return lines[-20:]
 
 
-def _go() -> Path:
-    """A Go that is new enough: PATH's, or PyPI's in a virtual environment of the cache."""
-    wanted = _numbers(next(line for line in (CONTROLPLANE / "go.mod").read_text().splitlines() if line.startswith("go ")))
+def find_go(module: Path) -> Path:
+    """A Go that is new enough for a go.mod: PATH's, or PyPI's in a virtual environment of the cache."""
+    wanted = _numbers(next(line for line in module.read_text().splitlines() if line.startswith("go ")))
     own = shutil.which("go")
     if own:
         said = subprocess.run(
