@@ -101,7 +101,8 @@ class Engine:
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "info", "locale", "man")]
         with tempfile.TemporaryDirectory() as work:
             root = Path(work, "root.tar")
-            command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *left_out, "bookworm", str(root)]
+            merged = ["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--include=usr-is-merged"]  # or Perl comes along
+            command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *merged, *left_out, "bookworm", str(root)]
             if subprocess.run(command, check=False).returncode:
                 raise ImageError("mmdebstrap failed: see above")
             Path(work, "Containerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["bash"]\n')
