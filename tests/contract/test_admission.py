@@ -1,6 +1,7 @@
 """What whoever holds the token of one node's agent can do: the policy in `manifests/`, on the real API server."""
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,46 @@ def test_a_token_that_is_bound_to_no_node_changes_none(server: ApiServer) -> Non
     loose = server.client(server.admin.post(path, asked)["status"]["token"])
 
     assert "an agent changes its own Node only" in told(loose, OWN, annotations={"wigglenet/status": "x"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/secrets",
+        "/api/v1/namespaces/kube-system/secrets",
+        "/api/v1/namespaces/kube-system/configmaps",
+        "/api/v1/pods",
+        "/apis/apps/v1/daemonsets",
+    ],
+)
+def test_it_reads_nothing_but_nodes(agent: Client, path: str) -> None:
+    assert agent.get("/api/v1/nodes")["items"]
+    with pytest.raises(ApiStatus, match="403 Forbidden"):
+        agent.get(path)
+
+
+def test_it_mints_no_token_and_writes_no_status(agent: Client) -> None:
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    with pytest.raises(ApiStatus, match="403 Forbidden"):
+        agent.post("/api/v1/namespaces/kube-system/serviceaccounts/wigglenet-operator/token", asked)
+    with pytest.raises(ApiStatus, match="403 Forbidden"):
+        agent.patch(f"{OWN}/status", {"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.66"}]}})
+
+
+def test_it_ends_with_its_node_also_when_another_takes_the_name(server: ApiServer) -> None:
+    former = server.client(server.admin.token(server.admin.create_node("c", ["10.4.0.0/24"], ["192.0.2.3"])))
+    assert former.get("/api/v1/nodes")["items"]
+    server.admin.delete_node("c")
+    server.admin.create_node("c", ["10.4.0.0/24"], ["192.0.2.3"])
+
+    def refused() -> bool:
+        try:
+            former.patch("/api/v1/nodes/c", {"metadata": {"annotations": {"wigglenet/status": "x"}}})
+        except ApiStatus as status:
+            return status.code == HTTPStatus.UNAUTHORIZED
+        return False
+
+    eventually(refused, what="the token is worth nothing", seconds=30)  # the API server asks anew after 10 s
 
 
 @pytest.mark.parametrize("manifest", ["install.yaml", "install-userspace.yaml"])
