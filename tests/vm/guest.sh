@@ -8,7 +8,9 @@ ip link set lo up
 mkdir $root
 busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose files $root || exit 1
 for name in proc sys dev; do busybox mount -o rbind /$name $root/$name; done
+mkdir /run/here && busybox mount -o bind "$root$directory" /run/here
 for name in run tmp; do busybox mount -t tmpfs $name $root/$name; done
+case $directory in /tmp/*) mkdir -p "$root$directory" && busybox mount -o bind /run/here "$root$directory" ;; esac
 echo "vm: Linux $(uname -r) runs, with $(nproc) CPU and WireGuard $(cat /sys/module/wireguard/version)"
 chroot $root env --chdir="$directory" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/run/hypothesis \
   LAB_SLOWNESS="$slowness" "$@"
