@@ -1,6 +1,7 @@
 """What whoever holds the token of one node's agent can do: the policy in `manifests/`, on the real API server."""
 
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.kube
 MANIFESTS = Path(__file__).parents[2] / "manifests"
+AGENT = "wigglenet-operator"
 ADDRESS = "198.51.100.2"
 OWN, OTHER = "/api/v1/nodes/a", "/api/v1/nodes/b"
 
@@ -54,6 +56,22 @@ def told(agent: Client, path: str, *, annotations: Any = None, **more: Any) -> s
     except ApiStatus as status:
         return str(status.body["message"])
     return ""
+
+
+def minted(server: ApiServer, namespace: str, **spec: Any) -> str:
+    """A token of the agent's account, as a kubelet asks for it."""
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{AGENT}/token"
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600, **spec}}
+    return str(server.admin.post(path, asked)["status"]["token"])
+
+
+def refused(agent: Client, path: str) -> bool:
+    """Whether the server does not know the token any more."""
+    try:
+        agent.patch(path, {"metadata": {"annotations": {"wigglenet/status": "x"}}})
+    except ApiStatus as status:
+        return status.code == HTTPStatus.UNAUTHORIZED
+    return False
 
 
 def test_an_agent_publishes_on_its_own_node(agent: Client, server: ApiServer) -> None:
@@ -101,9 +119,7 @@ def test_others_change_nodes_as_before(server: ApiServer) -> None:
 
 
 def test_a_token_that_is_bound_to_no_node_changes_none(server: ApiServer) -> None:
-    path = "/api/v1/namespaces/kube-system/serviceaccounts/wigglenet-operator/token"
-    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
-    loose = server.client(server.admin.post(path, asked)["status"]["token"])
+    loose = server.client(minted(server, "kube-system"))
 
     assert "an agent changes its own Node only" in told(loose, OWN, annotations={"wigglenet/status": "x"})
 
@@ -138,14 +154,40 @@ def test_it_ends_with_its_node_also_when_another_takes_the_name(server: ApiServe
     server.admin.delete_node("c")
     server.admin.create_node("c", ["10.4.0.0/24"], ["192.0.2.3"])
 
-    def refused() -> bool:
-        try:
-            former.patch("/api/v1/nodes/c", {"metadata": {"annotations": {"wigglenet/status": "x"}}})
-        except ApiStatus as status:
-            return status.code == HTTPStatus.UNAUTHORIZED
-        return False
+    eventually(
+        partial(refused, former, "/api/v1/nodes/c"), what="the token is worth nothing", seconds=30
+    )  # the API server asks anew after 10 s
 
-    eventually(refused, what="the token is worth nothing", seconds=30)  # the API server asks anew after 10 s
+
+def test_the_token_that_a_kubelet_gives_the_agents_pod_is_as_narrow_and_ends_with_the_pod(server: ApiServer) -> None:
+    path = "/api/v1/namespaces/kube-system/pods"
+    spec = {"serviceAccountName": AGENT, "nodeName": "a", "containers": [{"name": "agent", "image": "x"}]}
+    pod = server.admin.post(path, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent"}, "spec": spec})
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": "agent", "uid": pod["metadata"]["uid"]}
+    agent = server.client(minted(server, "kube-system", boundObjectRef=bound))
+
+    assert told(agent, OWN, annotations={"wigglenet/status": "x"}) == ""
+    assert "an agent changes its own Node only" in told(agent, OTHER, annotations={"wigglenet/status": "x"})
+
+    server.admin.delete(f"{path}/agent?gracePeriodSeconds=0")
+    eventually(partial(refused, agent, OWN), what="the token is worth nothing", seconds=30)
+
+
+def test_the_policy_holds_in_another_namespace_too(server: ApiServer) -> None:
+    server.admin.post("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "network"}})
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": AGENT}}
+    server.admin.post("/api/v1/namespaces/network/serviceaccounts", account)
+    subject = {"kind": "ServiceAccount", "name": AGENT, "namespace": "network"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": AGENT}
+    binding = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "network"}}
+    server.admin.post(
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding | {"roleRef": role, "subjects": [subject]}
+    )
+    node = server.admin.get(OWN)["metadata"]
+    bound = {"kind": "Node", "apiVersion": "v1", "name": "a", "uid": node["uid"]}
+    agent = server.client(minted(server, "network", boundObjectRef=bound))
+
+    assert "an agent changes its own Node only" in told(agent, OTHER, annotations={"wigglenet/status": "x"})
 
 
 @pytest.mark.parametrize("manifest", ["install.yaml", "install-userspace.yaml"])

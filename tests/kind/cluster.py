@@ -32,9 +32,12 @@ class ToolError(Exception):
     """A command failed: what it was and what it said."""
 
 
-def run(*command: str, stdin: str = "", check: bool = True) -> str:
-    """The standard output of a command on this machine; ToolError with all that it said if it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+def run(*command: str, stdin: str = "", check: bool = True, seconds: float = 180) -> str:
+    """The standard output of a command on this machine; ToolError with all that it said if it fails or does not end."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{' '.join(command)} did not end within {seconds:g} s") from None
     if check and done.returncode:
         raise ToolError(f"{' '.join(command)} ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-3000:]}")
     return done.stdout
@@ -56,7 +59,7 @@ class Cluster(Mesh["ProbePod"]):
         path.write_text(yaml.safe_dump(wanted))
         image = os.environ.get("KIND_NODE_IMAGE")
         where = ("--name", self.name, "--config", str(path), "--kubeconfig", str(self._kubeconfig))
-        run("kind", "create", "cluster", *where, *(["--image", image] if image else []))
+        run("kind", "create", "cluster", *where, *(["--image", image] if image else []), seconds=600)
 
     def load(self, archive: Path) -> None:
         """An image archive into every node."""
@@ -102,6 +105,11 @@ class Cluster(Mesh["ProbePod"]):
         """Addresses by IP version, by node."""
         items = self.get("nodes")["items"]
         return {item["metadata"]["name"]: _by_version(_internal(item)) for item in items}
+
+    def pod_networks(self, node: str) -> list[str]:
+        """IPv4 first."""
+        networks: list[str] = self.get("node", node)["spec"]["podCIDRs"]
+        return sorted(networks, key=lambda text: ":" in text)
 
     def pods(self) -> "list[ProbePod]":
         """The probe of each node."""

@@ -1,7 +1,9 @@
 """What the init step does to the plugins of a node."""
 
+import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,39 @@ def test_a_running_plugin_is_replaced_by_name_and_keeps_its_file(source: Path, t
     with theirs.open() as running:
         assert installed(source, theirs)
         assert DEBIAN in running.read()
+
+
+def test_a_link_to_elsewhere_on_the_node_is_kept(source: Path, tmp_path: Path) -> None:
+    """Where it leads cannot be seen from the container."""
+    link = tmp_path / "bin/ptp"
+    link.parent.mkdir()
+    link.symlink_to("/somewhere/else/ptp")
+    install_plugins(source, link.parent)
+
+    assert str(link.readlink()) == "/somewhere/else/ptp"
+
+
+def test_one_that_cannot_be_replaced_works_on(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = plugin(tmp_path / "bin/ptp", DEBIAN)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+
+    assert not installed(source, theirs)
+    assert "stays as it is, for it cannot be replaced: No space left on device" in caplog.text
+    theirs.unlink()
+    with pytest.raises(KernelError, match="bin/ptp: No space left on device"):
+        install_plugins(source, theirs.parent)
+    assert list(theirs.parent.iterdir()) == []
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match=r"read .*missing: No such file"):
+        install_plugins(tmp_path / "missing", tmp_path)
 
 
 def test_a_directory_that_is_not_there_is_named_with_what_to_do(source: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Manifests, image and README agree on every name and number."""
 
+import json
 import re
+import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tests.builders import config
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.run import BOOT_MARKER
 from wigglenet_operator.kernel.sysctls import WRITABLE
+from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS
 from wigglenet_operator.settings import Settings
 
@@ -55,22 +59,24 @@ def test_every_container_runs_this_version(install: str) -> None:
 
 
 @pytest.mark.parametrize("install", INSTALLS)
-def test_no_container_has_more_than_its_one_capability(install: str) -> None:
+def test_no_container_has_more_than_two_capabilities(install: str) -> None:
     for one in containers(install):
         security = one["securityContext"]
         assert not security.get("privileged")
         assert security["readOnlyRootFilesystem"]
         assert security["capabilities"]["drop"] == ["ALL"]
-        assert security["capabilities"].get("add", []) in ([], ["NET_ADMIN"])
+        assert set(security["capabilities"]["add"]) <= {"NET_ADMIN", "DAC_OVERRIDE"}
         assert one["resources"]["requests"].keys() == {"cpu", "memory"}
 
 
 @pytest.mark.parametrize("install", INSTALLS)
 def test_the_agent_has_the_files_that_it_writes_from_the_node(install: str) -> None:
-    mounted = {mount["mountPath"] for mount in agent(install)["volumeMounts"]}
-    written = {str(path.parent) for path in (config().key_path, config().cni_path, BOOT_MARKER)}
+    spec = objects(install)["DaemonSet", "wigglenet-operator"]["spec"]["template"]["spec"]
+    on_the_node = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    mounted = {m["mountPath"]: on_the_node[m["name"]] for m in agent(install)["volumeMounts"] if not m.get("readOnly")}
+    written = {str(path.parent) for path in (config().key_path, config().cni_path, BOOT_MARKER)} | {"/run/wireguard"}
 
-    assert written | {f"/{WRITABLE}/net"} <= mounted
+    assert mounted == {path: path for path in written} | {f"/{WRITABLE}/net": "/proc/sys/net"}
 
 
 @pytest.mark.parametrize("install", INSTALLS)
@@ -96,4 +102,19 @@ def test_the_image_has_the_very_packages_that_are_tested() -> None:
     def pins(lock: str) -> set[str]:
         return {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
 
-    assert pins("image/requirements.lock") <= pins("requirements.lock")
+    shipped = pins("image/requirements.lock")
+    assert shipped <= pins("requirements.lock")
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split("[^a-z0-9-]", name)[0] for name in needed} <= {pin.split("==")[0] for pin in shipped}
+
+
+def test_the_image_has_the_plugins_that_the_configuration_and_the_readme_name() -> None:
+    built = set(re.findall(r"\$plugins/plugins/\w+/([\w-]+)", (ROOT / "Containerfile").read_text()))
+    conflist = json.loads(render_conflist([ip_network("10.1.0.0/24")], mtu=1420))
+    configured = {one["type"] for one in conflist["plugins"]} | {
+        one["ipam"]["type"] for one in conflist["plugins"] if "ipam" in one
+    }
+
+    assert built == configured | {"loopback"}
+    assert all(f"`{name}`" in README for name in built)
+    assert f"UDP port {Settings.model_fields['WIGGLENET_WG_PORT'].default} open" in README

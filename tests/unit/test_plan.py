@@ -391,9 +391,6 @@ def test_a_configuration_that_the_runtime_takes_first_is_a_problem_and_ours_is_w
 
     assert planned.desired
     assert planned.desired.cni
-    assert [str(problem) for problem in planned.problems] == [
-        (
-            f"file /etc/cni/net.d/05-other.conf: the container runtime takes it and not {config().cni_path};"
-            " remove what made it and it, or rename ours (CNI_CONFIG_PATH)"
-        ),
-    ]
+    (problem,) = planned.problems
+    assert problem.subject == "file /etc/cni/net.d/05-other.conf"
+    assert problem.text == f"the container runtime takes it and not {config().cni_path}; remove what made it, then the file"

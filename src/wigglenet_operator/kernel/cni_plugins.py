@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from wigglenet_operator.errors import KernelError
 
@@ -19,7 +19,8 @@ ANSWER_SECONDS = 10.0
 """A plugin that is asked for its version answers at once, unless it is none."""
 
 
-class Age(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Age:
     """What a plugin says of itself; empty for what it does not say."""
 
     version: tuple[int, ...] = ()
@@ -41,32 +42,47 @@ class Age(NamedTuple):
 
 
 def install_plugins(source: Path, target: Path) -> None:
-    """Put each plugin of `source` into `target` where it is missing or older; KernelError naming each that could not be.
+    """Put each plugin of `source` into `target` where it is missing or older; KernelError naming each that is missing still.
 
-    A plugin that is as new, or that does not say how old it is, stays. Each is replaced in one step, so that a pod that
-    starts meanwhile finds the old one or the new one.
+    A plugin that is as new, that does not say how old it is, or that is a link stays; one that cannot be replaced does its
+    work as before. Each is replaced in one step, so that a pod that starts meanwhile finds the old one or the new one.
     """
+    try:
+        plugins = sorted(source.iterdir())
+    except OSError as error:
+        raise KernelError(f"read {source}: {error.strerror}") from error
     refused = []
-    for plugin in sorted(source.iterdir()):
+    for plugin in plugins:
+        theirs = target / plugin.name
         try:
-            log.info("%s", _install(plugin, target / plugin.name))
+            _install(plugin, theirs)
         except OSError as error:
-            refused.append(f"{target / plugin.name}: {error.strerror}")
+            if theirs.exists():
+                log.warning("%s: stays as it is, for it cannot be replaced: %s", theirs, error.strerror)
+            else:
+                refused.append(f"{theirs}: {error.strerror}")
     if refused:
         raise KernelError(f"install CNI plugins: {'; '.join(refused)}; is the directory mounted and writable?")
 
 
-def _install(ours: Path, theirs: Path) -> str:
-    """What was done, in a line."""
+def _install(ours: Path, theirs: Path) -> None:
+    """Install one, or say why not."""
     new = _age(ours)
-    if theirs.exists():
-        old = _age(theirs)
-        if not old.older(new):
-            why = "kept" if old.version or old.protocol else f"kept, for it does not say its version; remove it to get {new}"
-            return f"{theirs}: {old}, {why}"
-        done = f"{theirs}: {new} replaces {old}"
+    if theirs.is_symlink():
+        log.warning("%s: a link, kept; remove it to get %s", theirs, new)
+    elif not theirs.exists():
+        _copy(ours, theirs)
+        log.info("%s: %s installed", theirs, new)
+    elif (old := _age(theirs)).older(new):
+        _copy(ours, theirs)
+        log.info("%s: %s replaces %s", theirs, new, old)
+    elif old.version or old.protocol:
+        log.info("%s: %s, kept", theirs, old)
     else:
-        done = f"{theirs}: {new} installed"
+        log.warning("%s: kept, for it does not say its version; remove it to get %s", theirs, new)
+
+
+def _copy(ours: Path, theirs: Path) -> None:
     temporary = theirs.with_name(f".{theirs.name}.new")
     try:
         with ours.open("rb") as reader, temporary.open("wb") as writer:
@@ -77,7 +93,6 @@ def _install(ours: Path, theirs: Path) -> str:
         temporary.rename(theirs)
     finally:
         temporary.unlink(missing_ok=True)
-    return done
 
 
 def _age(plugin: Path) -> Age:

@@ -128,8 +128,8 @@ def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ow
 
 def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What keeps this node's pods from getting our network although our file is there."""
-    text = f"the container runtime takes it and not {config.cni_path}; remove what made it and it, or rename ours"
-    return frozenset(Problem(subject=f"file {path}", text=f"{text} (CNI_CONFIG_PATH)") for path in host.earlier_cni)
+    text = f"the container runtime takes it and not {config.cni_path}; remove what made it, then the file"
+    return frozenset(Problem(subject=f"file {path}", text=text) for path in host.earlier_cni)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
