@@ -20,7 +20,7 @@ BASE = "docker.io/library/debian:bookworm-slim"
 ENGINES = ("buildah", "podman", "docker")
 PROBE = "wigglenet-probe:test"
 PULL_SECONDS = 120
-FORBIDDEN = re.compile(r"(^|[/-])(gcc|g\+\+|cc1?|ld|go|pip|make)[\d.-]*$")
+FORBIDDEN = re.compile(r"(^|/)(\w+-linux-gnu-)?(gcc|g\+\+|cc1?|ld|go|pip|make)[\d.-]*$")
 """Programs that build or install have no place in what runs."""
 MIB = 1 << 20
 

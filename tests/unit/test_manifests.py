@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -118,3 +119,10 @@ def test_the_image_has_the_plugins_that_the_configuration_and_the_readme_name() 
     assert built == configured | {"loopback"}
     assert all(f"`{name}`" in README for name in built)
     assert f"UDP port {Settings.model_fields['WIGGLENET_WG_PORT'].default} open" in README
+
+
+@pytest.mark.parametrize("name", ["gcc", "x86_64-linux-gnu-gcc-12", "cc", "go", "pip3.11", "pip", "make", "wireguard-go", "ip"])
+def test_what_builds_or_installs_is_found_in_an_image(name: str) -> None:
+    forbidden = runpy.run_path(str(ROOT / "image/build.py"))["FORBIDDEN"]
+
+    assert bool(forbidden.search(f"usr/bin/{name}")) is (name not in {"wireguard-go", "ip"})
