@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -93,7 +92,7 @@ def test_one_that_cannot_be_replaced_works_on(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(os, "fsync", full)
 
     assert not installed(source, theirs)
     assert "stays as it is, for it cannot be replaced: No space left on device" in caplog.text

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.kernel.files import replace
 from wigglenet_operator.model.changes import Changes
 
 CONFIGURATIONS = (".conf", ".conflist", ".json")
@@ -30,7 +31,8 @@ class CniFileTable:
         """Replace or remove the file in one step."""
         try:
             for text in changes.put.values():
-                self._replace(text)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                replace(self._path, text.encode(), mode=0o644)
             if changes.remove:
                 self._path.unlink(missing_ok=True)
         except OSError as error:
@@ -61,12 +63,3 @@ class CniFileTable:
         except OSError as error:
             raise KernelError(f"mark the boot in {marker}: {error.strerror}") from error
         return stale
-
-    def _replace(self, text: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.new")
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)

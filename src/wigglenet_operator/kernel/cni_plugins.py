@@ -5,14 +5,13 @@ Runs before the agent, with nothing but the plugins' directory of the node.
 
 import contextlib
 import logging
-import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.kernel.files import replace
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = 10.0
@@ -71,28 +70,15 @@ def _install(ours: Path, theirs: Path) -> None:
     if theirs.is_symlink():
         log.warning("%s: a link, kept; remove it to get %s", theirs, new)
     elif not theirs.exists():
-        _copy(ours, theirs)
+        replace(theirs, ours.read_bytes(), mode=0o755)
         log.info("%s: %s installed", theirs, new)
     elif (old := _age(theirs)).older(new):
-        _copy(ours, theirs)
+        replace(theirs, ours.read_bytes(), mode=0o755)
         log.info("%s: %s replaces %s", theirs, new, old)
     elif old.version or old.protocol:
         log.info("%s: %s, kept", theirs, old)
     else:
         log.warning("%s: kept, for it does not say its version; remove it to get %s", theirs, new)
-
-
-def _copy(ours: Path, theirs: Path) -> None:
-    temporary = theirs.with_name(f".{theirs.name}.new")
-    try:
-        with ours.open("rb") as reader, temporary.open("wb") as writer:
-            shutil.copyfileobj(reader, writer)
-            writer.flush()
-            os.fchmod(writer.fileno(), 0o755)
-            os.fsync(writer.fileno())
-        temporary.rename(theirs)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _age(plugin: Path) -> Age:

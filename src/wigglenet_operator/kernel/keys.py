@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wigglenet_operator.errors import ConfigError
+from wigglenet_operator.kernel.files import replace
 from wigglenet_operator.model.facts import PublicKey
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def load_or_create(path: Path) -> PrivateKey:
                 return key
             log.error("key file %s holds no key; set aside as %s, and a new one is made", path, _set_aside(path))
         key = generate()
-        _write(path, base64.b64encode(key.raw) + b"\n")
+        replace(path, base64.b64encode(key.raw) + b"\n", mode=0o600)
     except OSError as error:
         raise ConfigError(f"key file {path}: {error.strerror}; make it a file in a directory that root may write") from error
     return key
@@ -74,14 +75,3 @@ def _set_aside(path: Path) -> Path:
     while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
         number += 1
     return path.rename(aside)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.rename(path)
