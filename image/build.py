@@ -45,7 +45,7 @@ class Engine:
     """One command line that builds images: buildah, podman or docker."""
 
     def __init__(self) -> None:
-        """Take the first that works; ImageError with what to install if none does."""
+        """Take the first that is there; ImageError with what to install if none is."""
         found = [program for program in ENGINES if shutil.which(program)]
         if not found:
             raise ImageError("no buildah, podman or docker: apt-get install --no-install-recommends buildah")
@@ -87,11 +87,8 @@ class Engine:
         if self.run(*inspect, BASE, check=False, quiet=True):
             return True
         print(f"pulling {BASE}", flush=True)
-        try:
-            command = ["timeout", str(PULL_SECONDS), self.program, "pull", "--quiet", BASE]
-            return not subprocess.run(command, capture_output=True, check=False).returncode
-        except OSError:
-            return False
+        command = ["timeout", str(PULL_SECONDS), self.program, "pull", "--quiet", BASE]
+        return not subprocess.run(command, capture_output=True, check=False).returncode
 
     def make_base(self) -> None:
         """A Debian of the same release by mmdebstrap, under the base's name."""

@@ -32,10 +32,10 @@ class ToolError(Exception):
     """A command failed: what it was and what it said."""
 
 
-def run(*command: str, stdin: str = "", check: bool = True, seconds: float = 180) -> str:
+def run(*command: str, check: bool = True, seconds: float = 180) -> str:
     """The standard output of a command on this machine; ToolError with all that it said if it fails or does not end."""
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired:
         raise ToolError(f"{' '.join(command)} did not end within {seconds:g} s") from None
     if check and done.returncode:
@@ -78,26 +78,27 @@ class Cluster(Mesh["ProbePod"]):
         """The cluster and all that is in it; nothing of it stays on the machine."""
         run("kind", "delete", "cluster", "--name", self.name, "--kubeconfig", str(self._kubeconfig))
 
-    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
+    def kubectl(self, *arguments: str, check: bool = True) -> str:
         """The standard output of kubectl against this cluster."""
-        return run("kubectl", "--kubeconfig", str(self._kubeconfig), *arguments, stdin=stdin, check=check)
+        return run("kubectl", "--kubeconfig", str(self._kubeconfig), *arguments, check=check)
 
     def get(self, *what: str) -> Json:
         """Objects as kubectl gives them in JSON."""
         found: Json = json.loads(self.kubectl("get", *what, "-o", "json"))
         return found
 
-    def rolled_out(self, daemonset: str, *, namespace: str = "kube-system", seconds: int = 120) -> None:
+    def rolled_out(self, daemonset: str, *, namespace: str = "kube-system") -> None:
         """Wait until every node has the DaemonSet's newest pod, ready."""
-        try:
-            self.kubectl("-n", namespace, "rollout", "status", f"ds/{daemonset}", f"--timeout={seconds}s")
-        except ToolError as error:
-            raise ToolError(f"{error}\n{self.story()}") from None
+        self._wait("-n", namespace, "rollout", "status", f"ds/{daemonset}")
 
-    def ready(self, *, seconds: int = 120) -> None:
+    def ready(self) -> None:
         """Wait until every Node is Ready."""
+        self._wait("wait", "--for=condition=Ready", "nodes", "--all")
+
+    def _wait(self, *arguments: str) -> None:
+        """Run a kubectl that waits; one that waits in vain tells what the agents have said."""
         try:
-            self.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={seconds}s")
+            self.kubectl(*arguments, "--timeout=120s")
         except ToolError as error:
             raise ToolError(f"{error}\n{self.story()}") from None
 
