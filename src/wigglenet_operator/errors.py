@@ -26,3 +26,8 @@ class MissingLink(KernelError):  # noqa: N818 - a state of the node, named as on
 
 class ApiError(WigglenetError):
     """The API server refused or did not answer; the message names operation and object."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        """`status` is the HTTP status of a refusal, 0 if nobody answered."""
+        super().__init__(message)
+        self.status = status

@@ -134,8 +134,9 @@ def test_a_token_that_is_bound_to_no_node_changes_none(server: ApiServer) -> Non
         "/apis/apps/v1/daemonsets",
     ],
 )
-def test_it_reads_nothing_but_nodes(agent: Client, path: str) -> None:
+def test_it_reads_nothing_but_nodes_and_service_ranges(agent: Client, path: str) -> None:
     assert agent.get("/api/v1/nodes")["items"]
+    assert agent.get("/apis/networking.k8s.io/v1/servicecidrs")["items"]
     with pytest.raises(ApiStatus, match="403 Forbidden"):
         agent.get(path)
 

@@ -17,7 +17,7 @@ from tests.fakes import FakePeers, FakeTable
 from tests.virtual_time import run
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.reconcile import Reconciler
-from wigglenet_operator.agent.store import ClusterStore
+from wigglenet_operator.agent.store import LINGER_SECONDS, ClusterStore
 from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
@@ -36,10 +36,10 @@ class Bench:
 
     def __init__(self, *nodes: NodeFacts) -> None:
         self.requests = 0
-        self.store = ClusterStore(self.requested)
+        self.now = 0.0
+        self.store = ClusterStore(self.requested, clock=lambda: self.now)
         self.tables: dict[str, FakeTable[Any, Any]] = {s.table: FakeTable() for s in STEPS}
         self.tables["peers"] = FakePeers()
-        self.now = 0.0
         self.reconciler = Reconciler(self.store, config("a"), self.tables, look=self.look, clock=lambda: (self.now, self.now))
         for each in nodes:
             self.store.put(each)
@@ -98,23 +98,34 @@ def test_nothing_is_touched_before_every_node_of_the_census_was_seen() -> None:
     assert bench.turn().peers == 1
 
 
-def test_without_the_own_node_everything_stays_as_it_is() -> None:
+@pytest.mark.parametrize("anew", [None, replace(A, uid=NodeUID("new"), spec_pod_cidrs=nets(""), pod_cidrs=nets(""))])
+def test_without_the_own_node_or_its_networks_everything_stays_but_no_pod_starts(anew: NodeFacts | None) -> None:
     bench = Bench(A, B)
     bench.turn()
     before, writes = bench.content, bench.writes
     bench.store.drop(A.uid)
+    if anew:
+        bench.store.put(anew)
 
     report = bench.turn()
+    bench.turn()
 
-    assert (bench.content, bench.writes) == (before, writes)
+    assert (bench.content, bench.writes) == ({**before, "cni": {}}, writes + 1)
     assert [p.subject for p in report.problems] == ["node a"]
-    assert report.waiting
+    assert (report.waiting, report.phase, report.registered) == (True, "Waiting", anew is not None)
 
 
-def test_a_node_that_left_takes_its_peer_and_routes_along() -> None:
+def test_a_node_that_left_takes_its_peer_and_routes_along_after_a_minute() -> None:
     bench = Bench(A, B, C)
     bench.turn()
+    before = bench.content
     bench.store.drop(B.uid)
+    bench.now = LINGER_SECONDS - 1
+    bench.turn()
+
+    assert bench.content == before
+
+    bench.now = LINGER_SECONDS
     bench.turn()
 
     assert set(bench.tables["peers"].content) == {key("c")}
@@ -168,7 +179,8 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["put", "drop", "other"]), st.intege
 @given(EVENTS)
 def test_any_events_followed_by_a_listing_give_the_same_plan(events: list[tuple[str, int]]) -> None:
     nodes = [A, *(numbered(i) for i in range(1, 5))]
-    store = ClusterStore(lambda: None)
+    now = 0.0
+    store = ClusterStore(lambda: None, clock=lambda: now)
     for what, number in events:
         subject = numbered(number)
         match what:
@@ -183,6 +195,7 @@ def test_any_events_followed_by_a_listing_give_the_same_plan(events: list[tuple[
     for number in (0, 5):
         store.drop(NodeUID(f"uid-n{number}"))
     store.expect(n.uid for n in nodes)
+    now = LINGER_SECONDS
 
     snapshot = store.snapshot()
     assert snapshot

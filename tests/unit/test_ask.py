@@ -12,7 +12,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from wigglenet_operator.errors import ApiError, ConfigError
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.census import list_node_uids
+from wigglenet_operator.kube.census import list_nodes
 from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.facts import NodeName
 
@@ -57,7 +57,7 @@ async def hanging_up(request: web.Request) -> web.Response:
     return web.Response()
 
 
-@pytest.mark.parametrize("work", [annotate, list_node_uids])
+@pytest.mark.parametrize("work", [annotate, list_nodes])
 @pytest.mark.parametrize(
     ("handler", "told"),
     [
@@ -92,9 +92,10 @@ def test_a_census_takes_every_page() -> None:
 
     async def handler(request: web.Request) -> web.Response:
         uid, token = pages[request.query.get("continue", "")]
-        return web.json_response({"metadata": {"continue": token}, "items": [{"metadata": {"uid": uid}}]})
+        item = {"metadata": {"uid": uid, "resourceVersion": f"v{uid}"}}
+        return web.json_response({"metadata": {"continue": token}, "items": [item]})
 
-    assert against(handler, list_node_uids) == {"1", "2"}
+    assert against(handler, list_nodes) == {"1": "v1", "2": "v2"}
 
 
 def test_a_rotated_token_is_shown_with_the_next_request(tmp_path: Path) -> None:
@@ -110,14 +111,18 @@ def test_a_rotated_token_is_shown_with_the_next_request(tmp_path: Path) -> None:
         (tmp_path / "token").write_text("old")
         async with access.client() as api:
             api.configuration.host = plain.configuration.host
-            await list_node_uids(api)
+            await list_nodes(api)
             (tmp_path / "token").write_text("new")
-            await list_node_uids(api)
+            await list_nodes(api)
 
     against(handler, rotate)
     assert shown == ["Bearer old", "Bearer new"]
 
 
 def test_a_missing_service_account_says_what_to_look_at(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with ApiAccess(host="127.0.0.1", port=1, directory=tmp_path).client():
+            pass
+
     with pytest.raises(ConfigError, match="is automountServiceAccountToken off"):
-        ApiAccess(host="127.0.0.1", port=1, directory=tmp_path).client()
+        asyncio.run(connect())

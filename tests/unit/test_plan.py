@@ -159,12 +159,12 @@ def test_the_predecessor_of_our_own_node_is_no_peer() -> None:
     ).peers
 
 
-def test_without_pod_networks_there_is_no_cni_file_and_the_reason_is_told() -> None:
-    bare = replace(A, spec_pod_cidrs=frozenset(), pod_cidrs=frozenset())
+def test_without_pod_networks_nothing_is_planned_and_the_reason_is_told() -> None:
+    planned = plan(cluster(replace(A, spec_pod_cidrs=frozenset(), pod_cidrs=frozenset()), B), config("a"), host("a"))
+    (problem,) = planned.problems
 
-    assert desired(bare, B).cni == {}
-    assert desired(bare, B).peers
-    assert "waits until the control plane sets spec.podCIDRs" in told(bare, B)[0]
+    assert (planned.desired, planned.registered) == (None, True)
+    assert "waits until the control plane sets spec.podCIDRs" in problem.text
 
 
 def test_two_networks_of_a_family_are_one_range_set() -> None:

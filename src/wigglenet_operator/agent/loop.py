@@ -35,6 +35,7 @@ class Loop:
             try:
                 async with asyncio.timeout(patience):
                     await self._requested.wait()
+                failures = 0  # what made it fail may be over
             except TimeoutError:
                 pass
             await asyncio.sleep(max(0.0, started + MIN_SECONDS - clock()))

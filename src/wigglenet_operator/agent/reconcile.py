@@ -1,17 +1,19 @@
 """One turn: observe, plan, diff, apply, report."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
-from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, observe
+from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, observe, withdraw
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts
-from wigglenet_operator.model.report import StepReport, TurnReport
+from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
+from wigglenet_operator.plan.repairs import hold_back
 
-WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True)
+WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True, registered=False)
 
 
 class Reconciler:
@@ -40,38 +42,53 @@ class Reconciler:
         host = await self._look(cluster)
         planned = plan(cluster, self._config, host)
         if planned.desired is None:
-            return TurnReport(steps={}, problems=planned.problems, waiting=True)
-        differences, memory = self._diff(planned, actual)
+            return TurnReport(
+                steps=await withdraw(self._tables, actual),
+                problems=planned.problems,
+                wireguard=host.wireguard.value,
+                waiting=True,
+                registered=planned.registered,
+            )
+        differences, memory, fought = self._diff(planned, host, actual)
         steps = await apply(self._tables, differences)
         self._remember(memory, steps)
-        return self._report(planned, host, actual, steps)
+        return self._report(planned, host, actual, steps, fought)
 
-    def _diff(self, planned: Plan, actual: Observed) -> tuple[Differences, Memory]:
+    def _diff(self, planned: Plan, host: HostFacts, actual: Observed) -> tuple[Differences, Memory, frozenset[Problem]]:
         assert planned.desired  # noqa: S101 - turn() has looked
+        now, unix_now = self._clock()
         readable = {name: table for name, table in actual.items() if not isinstance(table, WigglenetError)}
-        desired, memory = settle(planned.desired, readable, self._memory, times=self._clock())
-        differences = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
-        return {**{n: t for n, t in actual.items() if isinstance(t, WigglenetError)}, **differences}, memory
+        desired, memory = settle(planned.desired, readable, self._memory, times=(now, unix_now))
+        wanted = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
+        allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now)
+        unreadable = {n: t for n, t in actual.items() if isinstance(t, WigglenetError)}
+        return {**unreadable, **allowed}, replace(memory, repairs=repairs), fought
 
     def _remember(self, memory: Memory, steps: Mapping[str, StepReport]) -> None:
         """What was not written was not yet seen either: the next turn must want it again."""
         old = self._memory
+        failed = {name for name, step in steps.items() if step.failed}
+        before = {ident: repair for ident, repair in old.repairs.items() if ident.table in failed}
+        written = {ident: repair for ident, repair in memory.repairs.items() if ident.table not in failed}
         self._memory = Memory(
-            sightings=old.sightings if steps["peers"].failed else memory.sightings,
-            orphans=old.orphans if steps["closed"].failed else memory.orphans,
+            sightings=old.sightings if "peers" in failed else memory.sightings,
+            orphans=old.orphans if "closed" in failed else memory.orphans,
+            repairs={**before, **written},
         )
 
-    def _report(self, planned: Plan, host: HostFacts, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:
+    def _report(
+        self, planned: Plan, host: HostFacts, actual: Observed, steps: Mapping[str, StepReport], fought: frozenset[Problem]
+    ) -> TurnReport:
         assert planned.desired  # noqa: S101 - turn() has looked
         wanted, there = planned.desired.peers, actual["peers"]
         known = {} if isinstance(there, WigglenetError) else there
         met = sum(1 for key, peer in known.items() if key in wanted and peer.handshake)
-        mtu = planned.desired.link[self._config.link].mtu
         return TurnReport(
             steps=steps,
-            problems=planned.problems,
+            problems=planned.problems | fought,
             wireguard=host.wireguard.value,
-            mtu=mtu,
+            mtu=planned.desired.link[self._config.link].mtu,
             peers=len(wanted),
             handshaken=met,
+            contested=planned.contested,
         )

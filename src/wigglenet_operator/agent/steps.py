@@ -5,7 +5,7 @@ from typing import Any
 
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.ports import KeyedTable
-from wigglenet_operator.model.changes import Changes
+from wigglenet_operator.model.changes import Changes, diff
 from wigglenet_operator.model.report import StepReport
 from wigglenet_operator.plan.desired import STEPS
 
@@ -31,6 +31,12 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
             await _step(tables[step.table], taking_back)
         done[step.table] = StepReport(waits_for=failed) if failed else await _step(tables[step.table], changes)
     return done
+
+
+async def withdraw(tables: Tables, actual: Observed) -> dict[str, StepReport]:
+    """Take the CNI file away, whatever becomes of the rest; what that did."""
+    there = actual["cni"]
+    return {"cni": await _step(tables["cni"], there if isinstance(there, WigglenetError) else diff(there, {}))}
 
 
 async def _seen(table: KeyedTable[Any, Any]) -> Mapping[Any, Any] | WigglenetError:

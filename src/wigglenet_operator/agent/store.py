@@ -1,28 +1,36 @@
 """What has been recorded of the cluster; decides nothing, but knows whether everything has been seen once."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from wigglenet_operator.model.facts import ClusterState, NodeFacts, NodeName, NodeUID
+from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID, Version
+
+LINGER_SECONDS = 60.0
+"""How long the last facts of a Node that was deleted are told: it may be registered anew, by an agent that has lost nothing."""
 
 
 class ClusterStore:
     """Facts by UID, never by name: events of a Node and of its successor of the same name come in any order."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         """`changed` is called after every change that a plan could see."""
-        self._changed = changed
+        self._changed, self._clock = changed, clock
         self._nodes: dict[NodeUID, NodeFacts] = {}
+        self._versions: dict[NodeUID, Version] = {}
+        self._departed: dict[NodeName, tuple[float, NodeFacts]] = {}
         self._awaited: set[NodeUID] | None = None
+        self._services: frozenset[IPNetwork] = frozenset()
 
     @property
     def complete(self) -> bool:
         """Whether every Node of the first census has been recorded; then it stays true."""
         return self._awaited is not None and not self._awaited
 
-    def put(self, facts: NodeFacts) -> None:
+    def put(self, facts: NodeFacts, version: Version = Version("")) -> None:  # noqa: B008 - a string by another name
         """Record a Node as it is now; the same facts again change nothing."""
         was_complete, before = self.complete, self._nodes.get(facts.uid)
-        self._nodes[facts.uid] = facts
+        self._nodes[facts.uid], self._versions[facts.uid] = facts, version
         if self._awaited:
             self._awaited.discard(facts.uid)
         if before != facts or self.complete != was_complete:
@@ -33,23 +41,45 @@ class ClusterStore:
         return uid in self._nodes
 
     def drop(self, uid: NodeUID) -> None:
-        """Forget a Node; one that is not known is fine."""
+        """A Node is gone, and what its agent said is told for a while longer; one that is not known is fine."""
         was_complete, before = self.complete, self._nodes.pop(uid, None)
+        self._versions.pop(uid, None)
+        if before is not None and before.public_key is not None:
+            self._departed[before.name] = (self._clock(), before)
         if self._awaited:
             self._awaited.discard(uid)
         if before is not None or self.complete != was_complete:
             self._changed()
 
     def expect(self, uids: Iterable[NodeUID]) -> None:
-        """What a census found: complete from when all of it has been recorded. Later calls are for a census that aged."""
+        """What a census found: complete from when all of it has been recorded. Later calls change nothing."""
         if not self.complete:
             self._awaited = set(uids) - self._nodes.keys()
             if self.complete:
                 self._changed()
 
+    def serve(self, services: frozenset[IPNetwork]) -> None:
+        """Record the ranges of Services."""
+        if services != self._services:
+            self._services = services
+            self._changed()
+
+    def missing(self, listed: Mapping[NodeUID, Version]) -> dict[NodeUID, NodeName]:
+        """What has been recorded and a census lacks."""
+        return {uid: facts.name for uid, facts in self._nodes.items() if uid not in listed}
+
+    def behind(self, listed: Mapping[NodeUID, Version]) -> frozenset[tuple[NodeUID, Version]]:
+        """What a census found and was not recorded, or in another version; it may be on its way."""
+        return frozenset(item for item in listed.items() if self._versions.get(item[0]) != item[1])
+
     def snapshot(self) -> ClusterState | None:
         """One immutable view; None before the first complete listing: not yet seen is not deleted."""
-        return ClusterState(nodes=frozenset(self._nodes.values())) if self.complete else None
+        if not self.complete:
+            return None
+        now = self._clock()
+        self._departed = {name: gone for name, gone in self._departed.items() if now - gone[0] < LINGER_SECONDS}
+        departed = [replace(facts, departed=True) for _, facts in self._departed.values() if facts.uid not in self._nodes]
+        return ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
 
     def published(self, name: NodeName) -> dict[str, str]:
         """The `wigglenet/` annotations of the youngest Node of that name; empty without one."""

@@ -39,8 +39,8 @@ class Teller:
     def tell(self, report: TurnReport, *, seconds: float) -> None:
         """Log what is new, and have the status written if it is not what the Node has."""
         self._log_problems(report)
-        if not report.waiting:
-            self._log_steps(report, seconds)
+        self._log_steps(report, seconds)
+        if report.registered:
             self._status = render_status(report, version=self._version)
             if self._published().get(STATUS) != self._status:
                 self._news.set()

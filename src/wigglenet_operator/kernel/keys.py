@@ -10,8 +10,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from wigglenet_operator.errors import ConfigError
+from wigglenet_operator.errors import ConfigError, KernelError
 from wigglenet_operator.kernel.files import replace
+from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.facts import PublicKey
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,43 @@ def load_or_create(path: Path) -> PrivateKey:
                 return key
             log.error("key file %s holds no key; set aside as %s, and a new one is made", path, _set_aside(path))
         key = generate()
-        replace(path, base64.b64encode(key.raw) + b"\n", mode=0o600)
+        _write(path, key)
     except OSError as error:
         raise ConfigError(f"key file {path}: {error.strerror}; make it a file in a directory that root may write") from error
     return key
+
+
+class KeyFileTable:
+    """The public key of what is in the key file, by its path: a key in force must outlive the process that has it."""
+
+    def __init__(self, path: Path, key: PrivateKey) -> None:
+        self._path, self._key = path, key
+
+    async def observe(self) -> dict[str, PublicKey]:
+        """Empty if there is no file, or no key in it."""
+        try:
+            stored = _parsed(self._path.read_bytes())
+        except FileNotFoundError:
+            stored = None
+        except OSError as error:
+            raise KernelError(f"read key file {self._path}: {error.strerror}") from error
+        return {str(self._path): stored.public} if stored else {}
+
+    async def apply(self, changes: Changes[str, PublicKey]) -> None:
+        """Write the key in force where there is none; what is there instead is set aside, and nothing is ever removed."""
+        if not changes.put:
+            return
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._path.is_symlink() or self._path.exists():
+                log.error("key file %s holds no key any more; set aside as %s", self._path, _set_aside(self._path))
+            _write(self._path, self._key)
+        except OSError as error:
+            raise KernelError(f"write key file {self._path}: {error.strerror}") from error
+
+
+def _write(path: Path, key: PrivateKey) -> None:
+    replace(path, base64.b64encode(key.raw) + b"\n", mode=0o600)
 
 
 def _parsed(text: bytes) -> PrivateKey | None:

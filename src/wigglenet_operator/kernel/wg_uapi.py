@@ -21,6 +21,7 @@ from wigglenet_operator.model.desired import Device, Endpoint, Peer
 from wigglenet_operator.model.facts import IPNetwork, PublicKey
 
 T = TypeVar("T")
+DIRECTORY = Path("/run/wireguard")
 REPLY_LIMIT = 1 << 26
 """Bytes; 5,000 peers take 1.2 MB."""
 SECONDS = 5
@@ -31,7 +32,7 @@ NO_KEY = "0" * 64
 class UapiDevice:
     """The device behind one implementation's socket, by the name of its link; a connection for each operation."""
 
-    def __init__(self, link: str, directory: Path = Path("/run/wireguard")) -> None:
+    def __init__(self, link: str, directory: Path = DIRECTORY) -> None:
         self._link = link
         self._path = directory / f"{link}.sock"
         self._peers = PeerParser()

@@ -1,31 +1,37 @@
 """How to reach the API server from a pod: address from the environment, token and CA from the service account's files."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientSession, TCPConnector
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from wigglenet_operator.errors import ApiError, ConfigError
 
+log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SECONDS = 30
+SECONDS = 15
 """For one request."""
 REFUSED = 300
 """HTTP statuses from here on; with the raw reply the client library raises for none of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ApiAccess:
-    """Where the API server is and what proves who we are; the token file is rotated by the kubelet, so it is read again."""
+    """Where the API server is and what proves who is who; both files are rotated by the kubelet, so they are read again."""
 
     host: str
     port: int
     directory: Path = SERVICE_ACCOUNT
+    _context: ssl.SSLContext | None = field(default=None, init=False)
+    _trusted: str = field(default="", init=False)
 
     @property
     def server(self) -> str:
@@ -41,18 +47,42 @@ class ApiAccess:
         """The token of now; OSError if there is none."""
         return (self.directory / "token").read_text().strip()
 
-    def client(self) -> ApiClient:
+    def bearer(self) -> str:
+        """The Authorization header of the next request, which also trusts who vouches for the server by now."""
+        self.tls()
+        return f"Bearer {self.token()}"
+
+    def tls(self) -> ssl.SSLContext:
+        """Always the same context, so that open sessions follow the CA file; what it held before stays trusted."""
+        if self._context is None:
+            self._context = ssl.create_default_context(cafile=str(self.ca_file))
+            self._trusted = self.ca_file.read_text()
+            return self._context
+        try:
+            if (text := self.ca_file.read_text()) != self._trusted:
+                self._trusted = text
+                self._context.load_verify_locations(cadata=text)
+                log.info("%s has changed and is trusted from now on", self.ca_file)
+        except (OSError, ssl.SSLError) as error:  # half written: the next request looks again
+            log.warning("%s cannot be used, the CA of before stays: %s", self.ca_file, error)
+        return self._context
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[ApiClient]:
         """A kubernetes_asyncio client of the running loop; ConfigError if the service account's files are missing."""
         for path in (self.ca_file, self.directory / "token"):
             if not path.exists():
                 raise ConfigError(f"{path} is missing; is automountServiceAccountToken off?")
-        configuration = Configuration(host=self.server, ssl_ca_cert=str(self.ca_file))
+        configuration = Configuration(host=self.server)
         self._show_token(configuration)  # the library asks the hook only where it has a key already
         configuration.refresh_api_key_hook = self._show_token
-        return ApiClient(configuration)
+        async with ApiClient(configuration) as api:
+            await api.rest_client.pool_manager.close()  # it trusts what is given at its start, for ever
+            api.rest_client.pool_manager = ClientSession(connector=TCPConnector(ssl=self.tls()))
+            yield api
 
     def _show_token(self, configuration: Configuration) -> None:
-        configuration.api_key["BearerToken"] = f"Bearer {self.token()}"
+        configuration.api_key["BearerToken"] = self.bearer()
 
 
 async def ask(  # noqa: PLR0913 - the one door for every request
@@ -85,7 +115,7 @@ async def ask(  # noqa: PLR0913 - the one door for every request
         answer = None
     if reply.status >= REFUSED:
         said = answer.get("message") if isinstance(answer, dict) else text[:200]
-        raise ApiError(f"{what}: the API server answers {reply.status}: {said}")
+        raise ApiError(f"{what}: the API server answers {reply.status}: {said}", status=reply.status)
     if not isinstance(answer, dict):
         raise ApiError(f"{what}: the API server answers no object: {text[:200]!r}")
     return answer

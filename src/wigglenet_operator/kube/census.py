@@ -1,26 +1,57 @@
-"""Which Nodes exist (UIDs), asked apart from Kopf: the store is complete when all of them have been recorded."""
+"""What exists, asked apart from Kopf, so that nothing that Kopf never told of is missed."""
+
+from http import HTTPStatus
+from ipaddress import ip_network
 
 from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
-from wigglenet_operator.model.facts import NodeUID
+from wigglenet_operator.model.facts import IPNetwork, NodeName, NodeUID, Version
 
 PAGE = 500
 METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+ONE_METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
 
 
-async def list_node_uids(api: ApiClient) -> frozenset[NodeUID]:
-    """The UID of every Node, by metadata-only pages; ApiError if the listing fails, then the caller asks again."""
-    uids: set[NodeUID] = set()
+async def list_nodes(api: ApiClient) -> dict[NodeUID, Version]:
+    """The version of every Node by UID, by metadata-only pages; ApiError if the listing fails, then the caller asks again."""
+    found: dict[NodeUID, Version] = {}
     query = [("limit", str(PAGE))]
     while True:
         page = await ask(api, "GET", "/api/v1/nodes", what="list Nodes", headers=METADATA_ONLY, query=query)
         try:
-            uids.update(NodeUID(item["metadata"]["uid"]) for item in page["items"])
+            for item in page["items"]:
+                found[NodeUID(item["metadata"]["uid"])] = Version(item["metadata"].get("resourceVersion") or "")
             token = page["metadata"].get("continue")
         except (KeyError, TypeError, AttributeError) as error:
             raise ApiError(f"list Nodes: the API server answers something else: {error!r}") from error
         if not token:
-            return frozenset(uids)
+            return found
         query = [("limit", str(PAGE)), ("continue", token)]
+
+
+async def node_exists(api: ApiClient, name: NodeName, uid: NodeUID) -> bool:
+    """Whether there is a Node of that name and UID; ApiError if the server does not say."""
+    try:
+        found = await ask(api, "GET", f"/api/v1/nodes/{name}", what=f"get node {name}", headers=ONE_METADATA_ONLY)
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return (found.get("metadata") or {}).get("uid") == uid
+
+
+async def list_service_ranges(api: ApiClient) -> frozenset[IPNetwork] | None:
+    """What ServiceCIDR objects say (networking.k8s.io/v1, Kubernetes 1.33); None where there are none, or not for us."""
+    path = "/apis/networking.k8s.io/v1/servicecidrs"
+    try:
+        page = await ask(api, "GET", path, what="list ServiceCIDRs", headers={})
+        texts = [text for item in page["items"] for text in item["spec"].get("cidrs") or ()]
+        return frozenset(ip_network(text, strict=False) for text in texts)
+    except ApiError as error:
+        if error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN}:
+            return None
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ApiError(f"list ServiceCIDRs: the API server answers something else: {error!r}") from error

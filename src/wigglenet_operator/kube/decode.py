@@ -4,34 +4,38 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from wigglenet_operator.kube.schema import Metadata, Spec, Status
+from wigglenet_operator.kube.schema import LONGEST_NAME, Metadata, Spec, Status
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, PublicKey
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.claims import NAMED
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY
 
 PREFIX = "wigglenet/"
 KEY_BYTES = 32
 SHOWN = 60
 """Characters of a bad value that a problem repeats."""
-NAMED = 5
-"""Bad values of one field that are named one by one."""
+AGELESS = "unknown"
+"""Sorts after every time: a Node whose age cannot be read is senior to none."""
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 
 def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Problem:
-    """The facts of a Node, with a problem for each field that cannot be used; a Problem if it has no name or UID."""
-    reader = _Reader()
+    """The facts of a Node, with a problem for each field that cannot be used; a Problem if it has no name or UID.
+
+    What is null is absent, as the API server has it.
+    """
+    reader = _Reader(_subject(body.get("metadata")))
     metadata = reader.part(body, "metadata", Metadata)
     if metadata is None:
-        return Problem(subject="a Node", text="it has no readable metadata and is left out")
-    reader.subject = f"node {metadata.name}"
-    notes = {name: value for name, value in (metadata.annotations or {}).items() if isinstance(value, str)}
+        return Problem(subject=reader.subject, text=f"it is left out: {reader.problems[0].text}")
+    notes = reader.annotations(metadata.annotations)
     spec = reader.part(body, "spec", Spec) or Spec()
     status = reader.part(body, "status", Status) or Status()
     spec_cidrs = spec.podCIDRs or ([spec.podCIDR] if spec.podCIDR else [])
@@ -41,7 +45,7 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
     return NodeFacts(
         uid=NodeUID(metadata.uid),
         name=NodeName(metadata.name),
-        created=str(metadata.creationTimestamp or ""),
+        created=next(iter(reader.each(_time(metadata), decode_time, of="metadata.creationTimestamp")), AGELESS),
         spec_pod_cidrs=frozenset(reader.each(spec_cidrs, decode_network, of="spec.podCIDRs")),
         internal_ips=reader.each(listed["InternalIP"], decode_address, of="status.addresses"),
         external_ips=reader.each(listed["ExternalIP"], decode_address, of="status.addresses"),
@@ -53,6 +57,17 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
     )
 
 
+def decode_time(text: str) -> str:
+    """A point in time in UTC and in one form, so that text order is time order; ValueError otherwise."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("it has no time zone")
+    try:
+        return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    except OverflowError as error:
+        raise ValueError("it is not of our era") from error
+
+
 def decode_public_key(text: str) -> PublicKey:
     """A key in canonical base64; ValueError otherwise."""
     try:
@@ -61,6 +76,8 @@ def decode_public_key(text: str) -> PublicKey:
         raise ValueError("it is not base64") from error
     if len(raw) != KEY_BYTES or base64.b64encode(raw).decode() != text:
         raise ValueError("it is not a WireGuard key of 44 characters")
+    if not any(raw):
+        raise ValueError("it is all zero, which is WireGuard's word for no key")
     return PublicKey(text)
 
 
@@ -88,18 +105,26 @@ def _without_zone(text: str) -> str:
 class _Reader:
     """Collects a problem for each thing that it had to leave out."""
 
-    def __init__(self) -> None:
-        self.subject = "a Node"
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
         self.problems: list[Problem] = []
 
     def part(self, body: Mapping[str, Any], name: str, model: type[M]) -> M | None:
         """A part of the object by its model; None, with a problem, if it is not of that shape."""
+        value = body.get(name)
         try:
-            return model.model_validate(body.get(name) or {})
+            return model.model_validate({} if value is None else value)
         except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            self._left_out(f"{name}.{where}", error.errors()[0]["msg"])
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            self._left_out(".".join(map(str, (name, *first["loc"]))), first["msg"])
             return None
+
+    def annotations(self, value: object) -> dict[str, object]:
+        """The annotations that are there, text or not; empty, with a problem, if they are something else."""
+        if value is None or isinstance(value, Mapping):
+            return {name: text for name, text in (value or {}).items() if isinstance(name, str) and text is not None}
+        self._left_out(f"metadata.annotations {_shown(value)}", "it is not an object")
+        return {}
 
     def each(self, values: Iterable[object], decode: Callable[[str], T], *, of: str) -> tuple[T, ...]:
         """Those of the values that can be decoded, in order, without repeats."""
@@ -118,13 +143,13 @@ class _Reader:
             self._left_out(f"{of}: a further {len(bad) - NAMED} values", "they are as bad")
         return tuple(good)
 
-    def json_list(self, notes: Mapping[str, str], name: str) -> list[object]:
+    def json_list(self, notes: Mapping[str, object], name: str) -> list[object]:
         """The JSON array of an annotation; empty, with a problem, if it is something else."""
-        text = notes.get(name)
-        if text is None:
+        if name not in notes:
             return []
+        text = notes[name]
         try:
-            value = json.loads(text)
+            value = json.loads(text) if isinstance(text, str) else None
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, list):
@@ -136,14 +161,28 @@ class _Reader:
         self.problems.append(Problem(subject=self.subject, text=f"{what} is not used: {why[: 2 * SHOWN]}"))
 
 
-def _present(notes: Mapping[str, str], name: str) -> list[str]:
+def _subject(metadata: object) -> str:
+    """`node NAME`, one printable line whatever the name is."""
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return f"node {repr(name)[1:-1][:LONGEST_NAME]}" if name and isinstance(name, str) else "a Node"
+
+
+def _time(metadata: Metadata) -> list[object]:
+    time = metadata.creationTimestamp
+    return [] if time is None else [str(time) if isinstance(time, datetime) else time]  # a datetime: out of YAML
+
+
+def _present(notes: Mapping[str, object], name: str) -> list[object]:
     return [notes[name]] if name in notes else []
 
 
-def _prefixed(notes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((k, v) for k, v in notes.items() if k.startswith(PREFIX)))
+def _prefixed(notes: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((k, v) for k, v in notes.items() if k.startswith(PREFIX) and isinstance(v, str)))
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """One printable line; of what is no text the type only: its text may be of any size, depth and cost."""
+    if not isinstance(value, str):
+        return f"({type(value).__name__})"
+    text = repr(value[: SHOWN + 1])
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

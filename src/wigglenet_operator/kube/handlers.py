@@ -13,10 +13,13 @@ NODES = ("", "v1", "nodes")
 
 
 class Recorder(Protocol):
-    """Where the facts go; called in Kopf's thread."""
+    """Where the facts go."""
+
+    def began(self) -> None:
+        """A watch begins anew: of what vanished meanwhile nobody will tell. Called by the supervisor."""
 
     def seen(self, body: Mapping[str, Any]) -> None:
-        """A Node is as given."""
+        """A Node is as given. Called in Kopf's thread, as is `gone`."""
 
     def gone(self, body: Mapping[str, Any]) -> None:
         """This Node, by its UID, is no more."""

@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 import threading
+import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -17,12 +18,19 @@ import kopf
 
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.handlers import Recorder, register
+from wigglenet_operator.model.report import Problem
 
 log = logging.getLogger(__name__)
-RESTART_SECONDS = 1.0
-"""Between the end of an operator and its successor."""
 JOIN_SECONDS = 5.0
-"""How long an operator may take to end."""
+"""How long an operator may take to end; then it is left to itself."""
+LIVED_SECONDS = 60.0
+"""After such a life the next one is not waited for longer than at first."""
+WATCH_SECONDS = 100
+"""After so many the server ends a watch, which is then resumed: so a healthy operator asks something every 100 s."""
+DEAF_SECONDS = 180.0
+"""Without a request or an answer an operator is deaf, for it asks more often."""
+BURST, A_SECOND = 60, 1.0
+"""Requests at once and in the long run: a server that ends every watch at once would be asked 2,000 times a second."""
 
 
 class Backoffs:
@@ -75,45 +83,129 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = NoDiff()
     settings.persistence.progress_storage = NoProgress()
     settings.watching.chunk_size = 500
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.networking.connect_timeout = 15
+    settings.networking.request_timeout = 60
     settings.queueing.idle_timeout = 0.1  # each worker keeps its last event, some 40 KB, for so long
     settings.networking.error_backoffs = Backoffs()
     settings.process.ultimate_exiting_timeout = None  # else the whole agent is killed 600 s after a restart
     return settings
 
 
+class Line:
+    """What goes over the line to the API server: at a bounded pace, and noticed, so that silence can be told from quiet."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        """When something was asked or answered."""
+        self.failing = False
+        """Whether the last request was refused, or not answered."""
+        self._left, self._counted = float(BURST), time.monotonic()
+        self._held = float("-inf")
+
+    @property
+    def held(self) -> bool:
+        """Whether requests had to wait within the last minute."""
+        return time.monotonic() - self._held < LIVED_SECONDS
+
+    async def turn(self) -> None:
+        """Wait until the next request may be made."""
+        now = time.monotonic()
+        self._left = min(self._left + (now - self._counted) * A_SECOND, float(BURST)) - 1
+        self._counted = now
+        if self._left < 0:
+            if not self.held:
+                log.warning("the API server has the watch begin anew all the time; it is asked once a second from now on")
+            self._held = now
+            await asyncio.sleep(-self._left / A_SECOND)
+        self.last = time.monotonic()
+
+    def session(self, access: ApiAccess) -> aiohttp.ClientSession:
+        """A session that shows the token of the moment with each request, so that rotation needs no new login."""
+
+        async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            await self.turn()
+            self.failing = True
+            request.headers["Authorization"] = access.bearer()
+            response = await handler(request)
+            self.failing = response.status >= HTTPStatus.BAD_REQUEST
+            self.last = time.monotonic()
+            return response
+
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer,))
+
+
 class KopfOperator:
     """Watches Nodes and tells a recorder, for as long as `run` runs."""
 
     def __init__(self, access: ApiAccess, recorder: Recorder) -> None:
-        self._access = access
-        self._recorder = recorder
+        self._access, self._recorder = access, recorder
+        self._line = Line()
+        self._end: asyncio.Future[str] | None = None
+        self._renewed = False
 
     async def run(self) -> None:
-        """Start an operator, and a fresh one whenever one ends, until cancelled."""
+        """Start an operator, and a fresh one whenever one ends or is deaf, until cancelled."""
+        pauses = iter(Backoffs())
         while True:
-            error = await self._one_life()
-            log.warning("the watch of Nodes ended and is started anew: %s", error or "no error")
-            await asyncio.sleep(RESTART_SECONDS * random.uniform(1, 2))  # noqa: S311 - spreads requests
+            started = time.monotonic()
+            reason = await self._one_life()
+            log.warning("the watch of Nodes is started anew: %s", reason)
+            if time.monotonic() - started > LIVED_SECONDS:
+                pauses = iter(Backoffs())
+            if not self._renewed:
+                await self._pause(next(pauses))
+            self._recorder.began()
 
-    async def _one_life(self) -> BaseException | None:
+    def renew(self, reason: str) -> None:
+        """Start a fresh operator now, for the given reason; from the loop of `run`."""
+        if self._end and not self._end.done():
+            self._renewed = True
+            self._end.set_result(reason)
+
+    def renew_if_failing(self, reason: str) -> None:
+        """The same if the last request came to nothing: then it would be tried again only in some seconds."""
+        if self._line.failing:
+            self.renew(reason)
+
+    def problems(self) -> frozenset[Problem]:
+        """What is wrong with the talk to the API server."""
+        if not self._line.held:
+            return frozenset()
+        text = f"it ends every watch at once or refuses it; it is asked {A_SECOND:g} times a second until it has recovered"
+        return frozenset({Problem(subject="API server", text=text)})
+
+    async def _pause(self, seconds: float) -> None:
+        """Between the end of an operator that died and its successor, which may be asked for sooner."""
+        self._end = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._end], timeout=seconds)
+
+    async def _one_life(self) -> str:
         """One operator in one thread; what ended it."""
         here = asyncio.get_running_loop()
-        ended: asyncio.Future[BaseException | None] = here.create_future()
-        life = _Life(self._access, self._recorder)
+        ended: asyncio.Future[str] = here.create_future()
+        self._end, self._renewed = ended, False
+        self._line.last = time.monotonic()
+        life = _Life(self._access, self._recorder, self._line)
 
-        def tell(error: BaseException | None) -> None:
+        def tell(reason: str) -> None:
             if not ended.done():
-                ended.set_result(error)
+                ended.set_result(reason)
 
         def thread() -> None:
             error = life.live()
             with contextlib.suppress(RuntimeError):  # the agent's loop has ended first
-                here.call_soon_threadsafe(tell, error)
+                here.call_soon_threadsafe(tell, str(error or "no error"))
 
         worker = threading.Thread(target=thread, name="kopf", daemon=True)
         worker.start()
         try:
-            return await ended
+            while not ended.done():
+                silent = time.monotonic() - self._line.last
+                if silent > DEAF_SECONDS:
+                    tell(f"nothing was asked nor heard for {silent:.0f} s")
+                await asyncio.wait([ended], timeout=DEAF_SECONDS - silent + 1)
+            return ended.result()
         finally:
             life.end()
             await asyncio.to_thread(worker.join, JOIN_SECONDS)
@@ -122,9 +214,8 @@ class KopfOperator:
 class _Life:
     """One operator, in the thread that calls `live`."""
 
-    def __init__(self, access: ApiAccess, recorder: Recorder) -> None:
-        self._access = access
-        self._recorder = recorder
+    def __init__(self, access: ApiAccess, recorder: Recorder, line: Line) -> None:
+        self._access, self._recorder, self._line = access, recorder, line
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = False
@@ -152,17 +243,6 @@ class _Life:
 
         @kopf.on.login(registry=registry)
         async def login(**_: object) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=session(self._access))
+            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=self._line.session(self._access))
 
         await kopf.operator(registry=registry, settings=operator_settings(), clusterwide=True, standalone=True)
-
-
-def session(access: ApiAccess) -> aiohttp.ClientSession:
-    """A session that shows the token of the moment with each request, so that rotation needs no new login."""
-
-    async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        request.headers["Authorization"] = f"Bearer {access.token()}"
-        return await handler(request)
-
-    context = ssl.create_default_context(cafile=str(access.ca_file))
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), middlewares=(bearer,))

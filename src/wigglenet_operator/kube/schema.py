@@ -2,14 +2,19 @@
 
 from pydantic import BaseModel, Field
 
+LONGEST_NAME = 253
+"""Characters of a DNS subdomain, which a Node's name is."""
+
 
 class Metadata(BaseModel):
     """What every object has; without name and UID there is nothing to speak of."""
 
-    name: str
-    uid: str
-    creationTimestamp: object = ""  # noqa: N815 - the API's name
-    annotations: dict[str, object] | None = None
+    name: str = Field(pattern="^[-.0-9A-Za-z]+$", max_length=LONGEST_NAME)
+    """What the API server allows, roughly: it goes into log lines and onto terminals as it is."""
+    uid: str = Field(min_length=1)
+    creationTimestamp: object = None  # noqa: N815 - the API's name
+    annotations: object = None
+    """An object; of another type it costs the annotations, not the Node."""
 
 
 class Spec(BaseModel):

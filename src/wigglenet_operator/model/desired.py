@@ -95,6 +95,8 @@ class Route:
 class DesiredState:
     """Everything that should be on this node; a table may be empty, none is optional."""
 
+    key: Mapping[str, PublicKey]
+    """Of the private key in the file, by path."""
     sysctls: Mapping[str, str]
     """By path below /proc/sys, e.g. `net/ipv4/ip_forward`."""
     closed: Mapping[RouteKey, Route]

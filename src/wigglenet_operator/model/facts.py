@@ -10,6 +10,8 @@ from wigglenet_operator.model.report import Problem
 
 NodeName = NewType("NodeName", str)
 NodeUID = NewType("NodeUID", str)
+Version = NewType("Version", str)
+"""A resourceVersion: equal or not, nothing else can be said of two (Kubernetes API concepts)."""
 PublicKey = NewType("PublicKey", str)
 """A Curve25519 public key in canonical base64, 44 characters."""
 
@@ -47,13 +49,27 @@ class NodeFacts:
     """The own Node's `wigglenet/` annotations as they are, sorted; empty for every other Node."""
     problems: tuple[Problem, ...] = ()
     """What could not be read, and was left out."""
+    departed: bool = False
+    """Whether the Node is gone, and these are its last facts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterState:
-    """One complete view of the cluster: every Node that exists."""
+    """One complete view of the cluster: every Node that exists, and what departed Nodes were."""
 
     nodes: frozenset[NodeFacts]
+    services: frozenset[IPNetwork] = frozenset()
+    """Ranges of the cluster's Services; empty if nobody tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRoute:
+    """A route of somebody else."""
+
+    to: IPNetwork
+    metric: int
+    link: str
+    """Its name; empty for one that leads through several or none."""
 
 
 class WireGuardKind(Enum):
@@ -76,5 +92,11 @@ class HostFacts:
     """Who holds our link or, without one, would hold it."""
     earlier_cni: frozenset[str] = frozenset()
     """Paths of CNI configurations of others that sort before ours."""
+    stored_key: PublicKey | None = None
+    """Of the key in the key file; None if there is none in it."""
+    link_index: int = 0
+    """Of our link, another one each time that it is made; 0 without a link."""
+    foreign_routes: frozenset[ForeignRoute] = frozenset()
+    """Of the main table, unicast, not through our link; the kernel's own are left out."""
     kernel_wireguard: bool = False
     """Whether the kernel has WireGuard too, where that matters: userspace has our link, and nobody insists on it."""

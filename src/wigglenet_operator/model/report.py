@@ -59,7 +59,11 @@ class TurnReport:
     handshaken: int = 0
     """Of these, the peers that have shaken hands since the link was made."""
     waiting: bool = False
-    """True while there is too little to plan with: nothing was touched, and nothing else here means anything."""
+    """True while there is too little to plan with: nothing was touched but the CNI file, and there are no peers to count."""
+    registered: bool = True
+    """Whether there is an own Node to publish anything on."""
+    contested: frozenset[Problem] = frozenset()
+    """Those of the problems that a Node leads to which may be gone without anybody having told."""
 
     @property
     def failed(self) -> bool:
@@ -73,5 +77,7 @@ class TurnReport:
 
     @property
     def phase(self) -> str:
-        """`Degraded` or `Ready`; of a turn that waits nothing can be published, for there is no own Node."""
+        """`Waiting`, `Degraded` or `Ready`."""
+        if self.waiting:
+            return "Waiting"
         return "Degraded" if self.failed or self.problems else "Ready"

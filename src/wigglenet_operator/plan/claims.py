@@ -2,12 +2,13 @@
 
 Every network and address that a Node says to have is a claim.  Claims are accepted greedily: first those that only the
 control plane can write (`spec.podCIDRs`), then `status.addresses`, then the agents' own annotations; among equals the
-older Node, then the smaller UID.  A claim that overlaps an accepted one of another Node, or of another purpose, is refused
-and named; it blocks nothing.  Source: README, "Who owns an address".
+older Node, then the smaller UID; last of all, in the same order, those of Nodes that are gone.  A claim that overlaps an
+accepted one of another Node, or of another purpose, is refused and named; it blocks nothing.  Source: README, "Who owns an
+address".
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -18,11 +19,15 @@ from wigglenet_operator.model.report import Problem
 
 NOT_UNICAST: tuple[IPNetwork, ...] = (
     *map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")),
-    *map(IPv6Network, ("::/127", "fe80::/10", "ff00::/8")),
+    *map(IPv6Network, ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")),
 )
-"""Unspecified, loopback, link-local, multicast and reserved (RFC 6890; RFC 4291, section 2.4)."""
+"""Unspecified, loopback, IPv4-mapped, link-local, multicast and reserved (RFC 6890; RFC 4291, section 2.4)."""
 SHORTEST = {4: 8, 6: 16}
 """Prefixes of a node's network: shorter ones would take a large part of the Internet away from every pod."""
+NAMED = 5
+"""Bad values of one field of one Node that are named one by one; an annotation has room for 20,000."""
+NAME_SHOWN = 100
+"""Characters of another node's name in a problem."""
 
 
 class Trust(IntEnum):
@@ -42,6 +47,8 @@ class Trust(IntEnum):
 class Claim(NamedTuple):
     """One network that one Node says to have; the order of its fields is the order of acceptance."""
 
+    departed: bool
+    """Whether its Node is gone: whatever exists takes over at once."""
     trust: Trust
     created: str
     uid: NodeUID
@@ -96,21 +103,31 @@ class _Owned:
         return None
 
 
-def plan_ownership(nodes: Iterable[NodeFacts], *, api_server: IPAddress | None) -> Ownership:
+def plan_ownership(
+    nodes: Iterable[NodeFacts], *, api_server: IPAddress | None, services: frozenset[IPNetwork] = frozenset()
+) -> Ownership:
     """Every claim of the cluster decided; the order of the Nodes makes no difference."""
     owned = {4: _Owned(), 6: _Owned()}
     accepted: set[tuple[NodeUID, bool, IPNetwork]] = set()
-    problems: set[Problem] = set()
+    refused: dict[tuple[NodeName, Trust], list[str]] = {}
+    taken = sorted(services, key=str)
     for claim, network in sorted(_claims(nodes), key=lambda pair: pair[0]):
-        reason = _invalid(network, claim=claim, api_server=api_server)
+        reason = _invalid(network, claim=claim, api_server=api_server, services=taken)
         if not reason and (rival := owned[claim.family].rival(claim)):
-            reason = f"it overlaps what node {rival.name} has by {rival.trust.label}"
-        if reason:
-            what = f"{network} of {claim.trust.label} is not used: {reason}"
-            problems.add(Problem(subject=f"node {claim.name}", text=what))
-        else:
+            reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}"
+        if not reason:
             accepted.add((claim.uid, claim.for_pods, network))
-    return Ownership(accepted=frozenset(accepted), problems=frozenset(problems))
+        elif not claim.departed:  # of a Node that is gone there is nothing to mend
+            refused.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
+    return Ownership(accepted=frozenset(accepted), problems=frozenset(_named(refused)))
+
+
+def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[Problem]:
+    """A problem for each text, but not for thousands: whoever can write one annotation could flood every log."""
+    for (name, trust), texts in refused.items():
+        more = len(texts) - NAMED
+        rest = [f"a further {more} of {trust.label} are not used: they are refused as well"] if more > 0 else []
+        yield from (Problem(subject=f"node {name}", text=text) for text in (*texts[:NAMED], *rest))
 
 
 def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
@@ -118,7 +135,7 @@ def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
         for trust, networks in _said(node):
             for n in networks:
                 first, last = int(n.network_address), int(n.broadcast_address)
-                yield Claim(trust, node.created, node.uid, n.version, first, last, node.name), n
+                yield Claim(node.departed, trust, node.created, node.uid, n.version, first, last, node.name), n
 
 
 def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
@@ -128,20 +145,23 @@ def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
     yield Trust.NODE_IPS, map(host_network, node.node_ips)
 
 
-def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None) -> str:
+def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None, services: Iterable[IPNetwork]) -> str:
     """Why nobody can have this network; empty if somebody can."""
     if network.prefixlen == 0:
         return "a default route belongs to nobody"
-    if any(_overlap(network, n) for n in NOT_UNICAST):
+    if any(_overlap(claim, n) for n in NOT_UNICAST):
         return "it is not, or not only, global unicast"
     if network.prefixlen < SHORTEST[network.version]:
         return f"it is too large for one node; the shortest prefix is /{SHORTEST[network.version]}"
     if claim.for_pods and api_server is not None and api_server in network:
         return f"it holds the API server's address {api_server}"
+    for service in services:
+        if _overlap(claim, service):
+            return f"it overlaps the Service range {service}"
     return ""
 
 
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    if isinstance(one, IPv4Network):
-        return isinstance(other, IPv4Network) and one.overlaps(other)
-    return isinstance(other, IPv6Network) and one.overlaps(other)
+def _overlap(claim: Claim, network: IPNetwork) -> bool:
+    if claim.family != network.version:
+        return False
+    return claim.first <= int(network.broadcast_address) and int(network.network_address) <= claim.last

@@ -13,7 +13,8 @@ from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
-from wigglenet_operator.plan.routes import keep_closed, plan_closed_routes, plan_tunnel_routes
+from wigglenet_operator.plan.repairs import Repairs
+from wigglenet_operator.plan.routes import keep_closed, plan_bypassed, plan_closed_routes, plan_tunnel_routes
 from wigglenet_operator.plan.tunnel import Sighting, plan_members, plan_mtu, plan_peers, plan_wireguard, settle_endpoints
 
 MIN_ADDRESSES = 4
@@ -36,6 +37,7 @@ class Step:
 
 
 STEPS = (
+    Step("key", (), "a key that others may already know must outlive this process"),
     Step("closed", (), "before anything is routed: what the tunnel does not take must not leave in clear"),
     Step("device", (), "key and port first, so that the link listens with the key that is published"),
     Step("link", ("device",), "up with the right MTU before an address or route lies on it"),
@@ -51,22 +53,34 @@ STEPS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What should be, or None while there is too little to say so (then nothing may be touched), and what is wrong."""
+    """What should be, or None while there is too little to say so, and what is wrong.
+
+    Then nothing may be touched but the CNI file, which must go: pods that start now could get a network that is no longer
+    this node's.
+    """
 
     desired: DesiredState | None
     problems: frozenset[Problem]
+    registered: bool = True
+    """Whether this node has a Node object to tell anything on."""
+    contested: frozenset[Problem] = frozenset()
+    """Those of the problems that a Node leads to which may be gone without anybody having told."""
 
 
 def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     """Total: any cluster gives a plan, a bad Node costs that Node only."""
-    nodes = _youngest_of_each_name(cluster)
-    decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values()))
+    nodes = _known_by_name(cluster)
+    decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values() if not n.departed))
     own = nodes.get(config.node_name)
-    if own is None:
-        text = "this agent's own Node is not there; everything stays as it is until it is"
-        return Plan(desired=None, problems=decoded | {Problem(subject=f"node {config.node_name}", text=text)})
+    if own is None or own.departed:
+        text = "this agent's own Node is not there; everything stays as it is until it is, but no pod starts"
+        problem = Problem(subject=f"node {config.node_name}", text=text)
+        return Plan(desired=None, problems=decoded | {problem}, registered=False)
+    if not own.spec_pod_cidrs:
+        text = "it has no pod network; everything waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
+        return Plan(desired=None, problems=decoded | {Problem(subject=f"node {own.name}", text=text)})
     others = [n for n in nodes.values() if n is not own]
-    ownership = plan_ownership(nodes.values(), api_server=config.api_server)
+    ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
     members = plan_members(others, own, own_key=host.public_key)
     peers, unreachable = plan_peers(members.by_key, own, ownership, port=config.port)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
@@ -74,7 +88,9 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     unfit = _unfit_for_pods(own, networks, ownership)
     routed = chain.from_iterable(plan_remote_networks(members.by_key[key], ownership) for key in peers)
     announced = chain.from_iterable(plan_remote_networks(n, ownership) for n in others)
+    tunnel = plan_tunnel_routes(routed)
     desired = DesiredState(
+        key={str(config.key_path): host.stored_key or host.public_key},
         sysctls=plan_sysctls(config),
         closed=plan_closed_routes(chain(networks, announced)),
         device={config.link: Device(public_key=host.public_key, port=config.port)},
@@ -82,12 +98,13 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
         addresses=plan_gateways(networks),
         annotations=plan_annotations(host, networks),
         peers=peers,
-        routes=plan_tunnel_routes(routed),
+        routes=tunnel,
         cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
     problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
-    problems |= plan_wireguard(config, host) | _outranked(config, host)
-    return Plan(desired=desired, problems=problems)
+    problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, tunnel)
+    problems |= _replaced_key(config, host)
+    return Plan(desired=desired, problems=problems, contested=ownership.problems | members.problems)
 
 
 def plan_sysctls(config: AgentConfig) -> dict[str, str]:
@@ -106,18 +123,28 @@ def plan_annotations(host: HostFacts, networks: Iterable[IPNetwork]) -> dict[str
     }
 
 
-def _youngest_of_each_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
-    """Names are unique: a Node that was registered anew may for a moment be seen beside the one that it replaced."""
-    return {n.name: n for n in sorted(cluster.nodes, key=lambda n: (n.created, n.uid))}
+def _known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
+    """Names are unique: of Nodes of one name the one that exists, the youngest first.
+
+    A Node that was registered anew says nothing before its agent has a new token: until then, for as long as that is
+    remembered, the agent is what it was.
+    """
+    known: dict[NodeName, NodeFacts] = {}
+    for node in sorted(cluster.nodes, key=lambda n: (not n.departed, n.created, n.uid)):
+        before = known.get(node.name)
+        if before and before.departed and node.public_key is None and not node.departed:
+            said = replace(node, public_key=before.public_key, pod_cidrs=before.pod_cidrs, node_ips=before.node_ips)
+            known[node.name] = said
+        else:
+            known[node.name] = node
+    return known
 
 
 def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ownership) -> frozenset[Problem]:
     """Why this node may not take pods; empty if it may. A family that is missing would go unnoticed in each pod."""
     refused = own.spec_pod_cidrs - ownership.pod_networks(own.uid, own.spec_pod_cidrs)
     small = [n for n in networks if n.num_addresses < MIN_ADDRESSES]
-    if not own.spec_pod_cidrs:
-        text = "it has no pod network; the CNI file waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
-    elif refused:
+    if refused:
         text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its spec.podCIDRs cannot be used"
     elif small:
         text = f"the CNI file is withheld: host-local needs more than {small[0]}; let the control plane give a larger network"
@@ -132,12 +159,21 @@ def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     return frozenset(Problem(subject=f"file {path}", text=text) for path in host.earlier_cni)
 
 
+def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
+    """A key that somebody has put into the file is a wish, to which a restart listens."""
+    if host.stored_key in {None, host.public_key}:
+        return frozenset()
+    text = "it holds another key than the one in force; restart the agent to use it, or remove it to get back the one in force"
+    return frozenset({Problem(subject=f"file {config.key_path}", text=text)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What no kernel can tell a turn: when something was seen for the first time. Losing it costs time, nothing else."""
 
     sightings: Mapping[PublicKey, Sighting] = field(default_factory=dict)
     orphans: Mapping[RouteKey, float] = field(default_factory=dict)
+    repairs: Repairs = field(default_factory=dict)
 
 
 def settle(
@@ -151,4 +187,4 @@ def settle(
     now, unix_now = times
     peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)
     closed, orphans = keep_closed(desired.closed, actual.get("closed", {}), memory.orphans, now=now)
-    return replace(desired, peers=peers, closed=closed), Memory(sightings=sightings, orphans=orphans)
+    return replace(desired, peers=peers, closed=closed), replace(memory, sightings=sightings, orphans=orphans)

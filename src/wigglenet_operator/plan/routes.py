@@ -4,7 +4,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
 from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import IPNetwork
+from wigglenet_operator.model.facts import ForeignRoute, IPNetwork
+from wigglenet_operator.model.report import Problem
 
 DEFAULT_METRIC = {4: 0, 6: 1024}
 """What the kernel takes when none is given (net/ipv6/route.c, IP6_RT_PRIO_USER; IPv4 has none)."""
@@ -22,6 +23,21 @@ def plan_closed_routes(networks: Iterable[IPNetwork]) -> dict[RouteKey, Route]:
     return {RouteKey(to=n, metric=CLOSED_METRIC): Route(kind=RouteKind.CLOSED) for n in networks}
 
 
+def plan_bypassed(foreign: Iterable[ForeignRoute], tunnel: Mapping[RouteKey, Route]) -> frozenset[Problem]:
+    """Others' routes that win over the tunnel's: by a longer prefix, or for the same network by their metric."""
+    ours = {version: _ranges(key for key in tunnel if key.to.version == version) for version in (4, 6)}
+    problems: set[Problem] = set()
+    for route in foreign:
+        inside = _overlapped(route.to, ours[route.to.version])
+        if inside is None or inside.prefixlen > route.to.prefixlen:
+            continue
+        if inside == route.to and route.metric > DEFAULT_METRIC[inside.version]:
+            continue
+        text = f"it takes what is for pods of {inside} past the tunnel, in clear; it is left alone, so remove it"
+        problems.add(Problem(subject=f"route {route.to} dev {route.link or '?'}", text=text))
+    return frozenset(problems)
+
+
 def keep_closed(
     desired: Mapping[RouteKey, Route],
     actual: Mapping[RouteKey, Route],
@@ -35,21 +51,26 @@ def keep_closed(
     the longest prefix beats any metric.  Orphans are found in the kernel, so a restart forgets nothing but the time.
     What is not ours stays.
     """
-    claimed = {
-        version: sorted((int(k.to.broadcast_address), int(k.to.network_address)) for k in desired if k.to.version == version)
-        for version in (4, 6)
-    }
+    claimed = {version: _ranges(key for key in desired if key.to.version == version) for version in (4, 6)}
     left = {key: route for key, route in actual.items() if key not in desired}
     since = {
         key: orphaned.get(key, now)
         for key, route in left.items()
-        if route.ours and not _overlaps(key.to, claimed[key.to.version])
+        if route.ours and _overlapped(key.to, claimed[key.to.version]) is None
     }
     kept = {k: r for k, r in left.items() if not r.ours or (k in since and now - since[k] < LINGER_SECONDS)}
     return {**desired, **kept}, since
 
 
-def _overlaps(network: IPNetwork, claimed: list[tuple[int, int]]) -> bool:
-    """Whether it shares an address with one of the disjoint ranges (last, first), sorted."""
-    at = bisect_left(claimed, (int(network.network_address), -1))
-    return at < len(claimed) and claimed[at][1] <= int(network.broadcast_address)
+Ranges = list[tuple[int, int, IPNetwork]]
+"""Last and first address of disjoint networks of one family, ascending, and the networks."""
+
+
+def _ranges(keys: Iterable[RouteKey]) -> Ranges:
+    return sorted((int(key.to.broadcast_address), int(key.to.network_address), key.to) for key in keys)
+
+
+def _overlapped(network: IPNetwork, ranges: Ranges) -> IPNetwork | None:
+    """The first of the networks that has an address in common."""
+    at = bisect_left(ranges, int(network.network_address), key=lambda one: one[0])
+    return ranges[at][2] if at < len(ranges) and ranges[at][1] <= int(network.broadcast_address) else None

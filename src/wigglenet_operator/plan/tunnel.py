@@ -25,14 +25,14 @@ class Members:
 
 
 def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey) -> Members:
-    """Every other Node with a usable key; of Nodes with the same key only the oldest."""
+    """Every other Node with a usable key; of Nodes with the same key only the oldest, and one that is gone last of all."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
-    for node in sorted(others, key=lambda n: (n.created, n.uid)):
+    for node in sorted(others, key=lambda n: (n.departed, n.created, n.uid)):
         if node.public_key is None:
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
-        if holder is not node:
+        if holder is not node and not node.departed:
             text = f"its public key is that of node {holder.name}; remove the key file of one and restart its agent"
             problems.add(Problem(subject=f"node {node.name}", text=text))
     return Members(by_key=by_key, problems=frozenset(problems))

@@ -1,0 +1,99 @@
+"""What exists, compared with what has been recorded: no event that was lost is lost for ever, no watch stays deaf.
+
+Kopf never tells of what vanished between two listings, and a watch can go silent in ways that it does not notice (an API server
+whose storage was restored to an earlier state).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from wigglenet_operator.agent.store import ClusterStore
+from wigglenet_operator.errors import ApiError
+from wigglenet_operator.model.facts import IPNetwork, NodeName, NodeUID, Version
+
+log = logging.getLogger(__name__)
+SECONDS_PER_NODE, LEAST_SECONDS, MOST_SECONDS = 0.3, 10.0, 300.0
+"""Between two censuses: N agents list N Nodes, so that the load on the API server grows with N, not with its square."""
+AGAIN_SECONDS = 5.0
+"""After a listing that failed, or one before the store was complete."""
+PATIENCE_SECONDS = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+"""How long what a census has found may be on its way; longer after each fresh watch that did not help."""
+
+
+class Census:
+    """Takes a census now and then, and at once when somebody asks for it."""
+
+    def __init__(
+        self,
+        store: ClusterStore,
+        *,
+        listed: Callable[[], Awaitable[Mapping[NodeUID, Version]]],
+        exists: Callable[[NodeName, NodeUID], Awaitable[bool]],
+        services: Callable[[], Awaitable[frozenset[IPNetwork] | None]],
+        renew: Callable[[str], None],
+    ) -> None:
+        """`services` gives the ranges of Services, None if nobody tells; `renew` starts a fresh watch for a reason."""
+        self._store, self._listed, self._exists, self._services, self._renew = store, listed, exists, services, renew
+        self._knows_services = True
+        self._asked = asyncio.Event()
+        self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
+        self._renewed = 0
+
+    def request(self) -> None:
+        """Ask for a census soon; from the loop's own thread."""
+        self._asked.set()
+
+    async def keep(self) -> None:
+        """Take censuses until cancelled."""
+        while True:
+            self._asked.clear()
+            seconds = await self._take()
+            if self._behind or not self._store.complete:
+                await asyncio.sleep(seconds)
+                continue
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            await asyncio.sleep(random.uniform(0, 1))  # noqa: S311 - spreads requests: what one asks for, all may
+
+    async def _take(self) -> float:
+        """One census; seconds until the next."""
+        try:
+            listed = await self._listed()
+            self._serve(await self._services())
+            self._store.expect(listed)
+            await self._drop_the_vanished(listed)
+        except ApiError as error:
+            log.warning("%s", error)
+            return AGAIN_SECONDS
+        if not self._store.complete:
+            log.info("waiting until each of %d Nodes has been seen", len(listed))
+        return self._judge(listed)
+
+    def _serve(self, services: frozenset[IPNetwork] | None) -> None:
+        if services is None and self._knows_services:
+            log.warning("no ServiceCIDR can be listed: of Services only the API server's address is kept out of pod networks")
+        self._knows_services = services is not None
+        self._store.serve(services or frozenset())
+
+    async def _drop_the_vanished(self, listed: Mapping[NodeUID, Version]) -> None:
+        for uid, name in self._store.missing(listed).items():
+            if not await self._exists(name, uid):  # it may have come after the listing
+                log.info("node %s is gone, and no event told of it", name)
+                self._store.drop(uid)
+
+    def _judge(self, listed: Mapping[NodeUID, Version]) -> float:
+        before, self._behind = self._behind, self._store.behind(listed)
+        if not self._behind:
+            self._renewed = 0
+            usual = min(max(len(listed) * SECONDS_PER_NODE, LEAST_SECONDS), MOST_SECONDS)
+            return usual * random.uniform(0.8, 1.2)  # noqa: S311 - spreads requests
+        if before and before <= self._behind:  # else it is on its way
+            self._behind = frozenset()
+            self._renew(f"it has not told what {len(before)} Nodes are by now")
+            self._renewed = min(self._renewed + 1, len(PATIENCE_SECONDS) - 1)
+        return PATIENCE_SECONDS[self._renewed]
