@@ -1,6 +1,6 @@
 """The kernel's tables in memory, counting writes; run by the same contract suite as the real ones (`tests/contract`)."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -14,20 +14,32 @@ V = TypeVar("V")
 
 
 class FakeTable(Generic[K, V]):
-    """A table that holds what it is told; `broken` makes every call fail with that reason."""
+    """A table that holds what it is told; `broken` makes every call fail with that reason.
+
+    `point` is called wherever a process could be killed: before and after each call, and between any two writes.
+    """
 
     def __init__(self, content: Mapping[K, V] | None = None) -> None:
         self.content: dict[K, V] = dict(content or {})
         self.writes = 0
         self.broken = ""
+        self.point: Callable[[], None] = lambda: None
 
     async def observe(self) -> Mapping[K, V]:
         self._fail()
+        self.point()
         return dict(self.content)
 
     async def apply(self, changes: Changes[K, V]) -> None:
         self._fail()
         self.writes += 1
+        for one in _singly(changes):
+            self.point()
+            self.write(one)
+        self.point()
+
+    def write(self, changes: Changes[K, V]) -> None:
+        """One write of the kernel's."""
         self.content = patched(self.content, changes)
 
     def _fail(self) -> None:
@@ -35,11 +47,22 @@ class FakeTable(Generic[K, V]):
             raise KernelError(self.broken)
 
 
+def _singly(changes: Changes[K, V]) -> Iterator[Changes[K, V]]:
+    """The same, one key at a time."""
+    nothing: dict[K, V] = {}
+    for key, value in changes.add.items():
+        yield Changes(add={key: value}, change=nothing, was=nothing, remove=nothing)
+    for key, value in changes.change.items():
+        yield Changes(add=nothing, change={key: value}, was={key: changes.was[key]}, remove=nothing)
+    for key, value in changes.remove.items():
+        yield Changes(add=nothing, change=nothing, was=nothing, remove={key: value})
+
+
 class FakePeers(FakeTable[PublicKey, Peer]):
     """Cryptokey routing as WireGuard does it: an allowed IP given to one peer is taken from every other."""
 
-    async def apply(self, changes: Changes[PublicKey, Peer]) -> None:
-        await super().apply(changes)
+    def write(self, changes: Changes[PublicKey, Peer]) -> None:
+        super().write(changes)
         for key, peer in changes.put.items():
             for other, held in self.content.items():
                 if other != key and other not in changes.put:
