@@ -14,7 +14,7 @@ V = TypeVar("V")
 
 
 class FakeTable(Generic[K, V]):
-    """A table that holds what it is told; `broken` makes every call fail with that reason.
+    """A table that holds what it is told; `broken` makes every call fail with that reason, `broken_writes` only writes.
 
     `point` is called wherever a process could be killed: before and after each call, and between any two writes.
     """
@@ -22,16 +22,16 @@ class FakeTable(Generic[K, V]):
     def __init__(self, content: Mapping[K, V] | None = None) -> None:
         self.content: dict[K, V] = dict(content or {})
         self.writes = 0
-        self.broken = ""
+        self.broken = self.broken_writes = ""
         self.point: Callable[[], None] = lambda: None
 
     async def observe(self) -> Mapping[K, V]:
-        self._fail()
+        self._fail(self.broken)
         self.point()
         return dict(self.content)
 
     async def apply(self, changes: Changes[K, V]) -> None:
-        self._fail()
+        self._fail(self.broken or self.broken_writes)
         self.writes += 1
         for one in _singly(changes):
             self.point()
@@ -42,9 +42,10 @@ class FakeTable(Generic[K, V]):
         """One write of the kernel's."""
         self.content = patched(self.content, changes)
 
-    def _fail(self) -> None:
-        if self.broken:
-            raise KernelError(self.broken)
+    @staticmethod
+    def _fail(reason: str) -> None:
+        if reason:
+            raise KernelError(reason)
 
 
 def _singly(changes: Changes[K, V]) -> Iterator[Changes[K, V]]:

@@ -37,6 +37,7 @@ class Bench:
     def __init__(self, *nodes: NodeFacts) -> None:
         self.requests = 0
         self.now = 0.0
+        self.link_index = 1
         self.store = ClusterStore(self.requested, clock=lambda: self.now)
         self.tables: dict[str, FakeTable[Any, Any]] = {s.table: FakeTable() for s in STEPS}
         self.tables["peers"] = FakePeers()
@@ -50,7 +51,7 @@ class Bench:
         self.requests += 1
 
     async def look(self, _: ClusterState) -> HostFacts:
-        return host("a")
+        return replace(host("a"), link_index=self.link_index)
 
     def turn(self) -> TurnReport:
         return run(self.reconciler.turn())
@@ -249,6 +250,13 @@ def test_a_burst_of_requests_is_one_turn_soon() -> None:
 
 def test_a_request_in_a_quiet_time_is_served_at_once() -> None:
     assert loop_times(results=[], until=9, requests=(5.0,)) == [0, 5]
+
+
+def test_what_happens_after_failures_is_answered_at_once_and_soon_again() -> None:
+    """An event such as a link that is back may come a moment before what it needs."""
+    times = loop_times(results=[False] * 20, until=42, requests=(40.0,))
+
+    assert times[-5:] == [40.0, 40.1, 40.3, 40.8, 41.8]
 
 
 def test_failures_are_tried_again_ever_more_slowly_and_for_ever() -> None:

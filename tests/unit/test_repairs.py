@@ -1,0 +1,109 @@
+"""Drift is repaired at once, a fight is not fought at full speed, and both are told apart."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.builders import nets, node
+from tests.unit.test_agent import Bench
+from wigglenet_operator.plan.repairs import AT_ONCE, CALM_SECONDS, LONGEST_SECONDS
+
+A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
+B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
+
+
+class Fought(Bench):
+    """An agent on fakes, of which something else keeps taking a route away."""
+
+    def __init__(self) -> None:
+        super().__init__(A, B)
+        self.turn()
+        (self.route,) = [key for key in self.tables["routes"].content if key.to in nets("10.2.0.0/24")]
+
+    def repairs(self, *, seconds: float, every: float = 0.1) -> list[float]:
+        """When the route was put back, though it was taken away again at once."""
+        end, found = self.now + seconds, []
+        while self.now < end:
+            self.now += every
+            self.tables["routes"].content.pop(self.route, None)
+            self.turn()
+            if self.route in self.tables["routes"].content:
+                found.append(self.now)
+        return found
+
+
+def test_what_is_taken_away_now_and_then_is_back_at_once_every_time() -> None:
+    fought = Fought()
+
+    assert len(fought.repairs(seconds=20 * CALM_SECONDS, every=CALM_SECONDS)) == 20
+    assert len(fought.repairs(seconds=3, every=1)) == 3
+    assert not fought.turn().problems
+
+
+def test_what_is_taken_away_all_the_time_is_put_back_ever_more_slowly_and_named() -> None:
+    fought = Fought()
+    times = fought.repairs(seconds=600)
+
+    assert len(times) < 600 / LONGEST_SECONDS + 15
+    assert times[AT_ONCE - 2] < 1
+    assert times[-1] - times[-2] >= LONGEST_SECONDS
+    report = fought.turn()
+    assert {p.subject for p in report.problems} == {"route 10.2.0.0/24"}
+    assert report.phase == "Degraded"
+
+
+def test_a_fight_over_one_thing_delays_no_other_repair() -> None:
+    fought = Fought()
+    fought.repairs(seconds=100)
+    fought.tables["addresses"].content.clear()
+    fought.turn()
+
+    assert len(fought.tables["addresses"].content) == 2
+
+
+def test_after_a_quiet_minute_the_fight_is_over() -> None:
+    fought = Fought()
+    fought.repairs(seconds=100)
+    fought.now += LONGEST_SECONDS
+    fought.turn()
+    fought.now += CALM_SECONDS
+
+    assert fought.turn().phase == "Ready"
+    assert len(fought.repairs(seconds=0.35)) == 4
+
+
+def test_a_link_that_is_made_anew_gets_everything_at_once() -> None:
+    fought = Fought()
+    fought.repairs(seconds=100)
+    fought.tables["routes"].content.clear()
+    fought.link_index += 1
+    fought.turn()
+
+    assert fought.route in fought.tables["routes"].content
+
+
+def test_a_new_wish_is_no_repair() -> None:
+    fought = Fought()
+    fought.repairs(seconds=100)
+    for number in range(3 * AT_ONCE):
+        fought.store.put(replace(B, node_ips=tuple(n.network_address for n in nets(f"192.0.2.{100 + number}/32"))))
+        fought.now += 0.1
+        report = fought.turn()
+        assert report.steps["peers"].changed == 1
+
+
+@pytest.mark.parametrize("table", ["closed", "sysctls", "peers", "annotations", "cni", "key"])
+def test_a_failed_repair_counts_for_nothing(table: str) -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    bench.tables[table].content.clear()
+    for _ in range(3 * AT_ONCE):
+        bench.tables[table].broken = ""
+        bench.tables[table].broken_writes = "refused"
+        bench.now += 0.1
+        assert bench.turn().failed
+    bench.tables[table].broken_writes = ""
+    bench.now += 0.1
+
+    assert not bench.turn().failed
+    assert bench.tables[table].content
