@@ -1,6 +1,7 @@
 """Talk with an API server that misbehaves: every refusal and every silence is an ApiError that says what was asked."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from wigglenet_operator.errors import ApiError, ConfigError
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.census import list_nodes
+from wigglenet_operator.kube.census import list_nodes, list_service_ranges, node_exists
 from wigglenet_operator.kube.publish import AnnotationTable
-from wigglenet_operator.model.facts import NodeName
+from wigglenet_operator.model.facts import NodeName, NodeUID
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -126,3 +127,75 @@ def test_a_missing_service_account_says_what_to_look_at(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="is automountServiceAccountToken off"):
         asyncio.run(connect())
+
+
+def test_a_server_with_a_certificate_of_a_new_authority_is_trusted_once_the_file_has_it(tmp_path: Path) -> None:
+    """Open clients follow the file, and the authority of before stays trusted."""
+    old, new = trustme.CA(), trustme.CA()
+    old.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    (tmp_path / "token").write_text("t")
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {}, "items": []}, headers={"Connection": "close"})
+
+    async def main() -> None:
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(application, shutdown_timeout=0)
+        await runner.setup()
+        contexts = [ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2)]
+        for authority, context in zip((old, new), contexts, strict=True):
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        before, after = (address[1] for address in runner.addresses)
+        access = ApiAccess(host="127.0.0.1", port=before, directory=tmp_path)
+        async with access.client() as api:
+            await list_nodes(api)
+            api.configuration.host = f"https://127.0.0.1:{after}"
+            with pytest.raises(ApiError, match="certificate verify failed"):
+                await list_nodes(api)
+            (tmp_path / "ca.crt").write_text("half a fi")
+            with pytest.raises(ApiError, match="certificate verify failed"):
+                await list_nodes(api)
+            new.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+            await list_nodes(api)
+            api.configuration.host = f"https://127.0.0.1:{before}"
+            await list_nodes(api)
+        await runner.cleanup()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "found"),
+    [
+        (200, '{"items":[{"spec":{"cidrs":["10.96.0.0/16","fd00::/112"]}},{"spec":{}}]}', {"10.96.0.0/16", "fd00::/112"}),
+        (404, '{"message":"no such resource"}', None),
+        (403, '{"message":"forbidden"}', None),
+    ],
+)
+def test_service_ranges_are_listed_where_they_are_served(status: int, text: str, found: set[str] | None) -> None:
+    ranges = against(answering(text, status=status), list_service_ranges)
+
+    assert found == (None if ranges is None else {str(one) for one in ranges})
+
+
+@pytest.mark.parametrize(("status", "text"), [(500, "{}"), (200, '{"items":[{"spec":{"cidrs":["x"]}}]}'), (200, "{}")])
+def test_service_ranges_that_cannot_be_read_are_an_api_error(status: int, text: str) -> None:
+    with pytest.raises(ApiError, match="list ServiceCIDRs: "):
+        against(answering(text, status=status), list_service_ranges)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "exists"),
+    [
+        (200, '{"metadata":{"uid":"u1"}}', True),
+        (200, '{"metadata":{"uid":"u2"}}', False),
+        (404, '{"message":"not found"}', False),
+    ],
+)
+def test_a_node_exists_only_with_its_uid(status: int, text: str, *, exists: bool) -> None:
+    def ask(api: ApiClient) -> Awaitable[bool]:
+        return node_exists(api, NodeName("a"), NodeUID("u1"))
+
+    assert against(answering(text, status=status), ask) is exists

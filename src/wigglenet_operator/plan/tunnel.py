@@ -49,7 +49,8 @@ def plan_peers(
         address = _endpoint_address(node, ownership, families=families)
         if address is None:
             text = "it has a key but no usable address; it is no peer until status.addresses or wigglenet/node-ips has one"
-            problems.add(Problem(subject=f"node {node.name}", text=text))
+            if not node.departed:
+                problems.add(Problem(subject=f"node {node.name}", text=text))
             continue
         own_addresses = map(host_network, _addresses(node, ownership))
         allowed = frozenset((*plan_remote_networks(node, ownership), *own_addresses))
