@@ -443,3 +443,38 @@ def test_an_implementation_that_talks_nonsense_is_named(kind: str, answer: bytes
                 await (device.read_device() if kind == "device" else device.read_peers())
 
     asyncio.run(main())
+
+
+def test_a_link_that_was_renamed_gets_its_name_back_with_key_port_and_peers(wireguard: Place) -> None:
+    """Whoever made it: a second one could not have the port."""
+    peers = {key("b"): peer(1, "10.2.0.0/24")}
+
+    async def walk() -> None:
+        async with Rtnl(LINK) as rtnl:
+            link = wireguard_link(rtnl, wireguard)
+            device, table = DeviceTable(link, PRIVATE), PeerTable(link)
+            wanted = {LINK: Device(public_key=PRIVATE.public, port=24601)}
+            await brought_to(device, wanted)
+            await brought_to(table, peers)
+            wireguard.batch(f"link set {LINK} down", f"link set {LINK} name stolen", "link set stolen up")
+            await brought_to(device, wanted)
+            await brought_to(LinkTable(rtnl), {LINK: Link(mtu=1420)})
+            assert await device.observe() == wanted
+            assert await table.observe() == peers
+
+    with wireguard.network():
+        asyncio.run(walk())
+    assert "stolen" not in wireguard.run("ip", "link")
+
+
+def test_a_link_that_took_the_place_of_ours_is_not_renamed(wireguard: Place) -> None:
+    async def walk() -> None:
+        async with Rtnl(LINK) as rtnl:
+            assert rtnl.own_link()
+            wireguard.batch(f"link set {LINK} down", f"link set {LINK} name stolen")
+            wireguard.batch(f"link add {LINK} type veth peer name eth8")
+            assert not await rtnl.take_back()
+
+    with wireguard.network():
+        asyncio.run(walk())
+    assert "stolen" in wireguard.run("ip", "link")

@@ -52,6 +52,7 @@ class Rtnl:
         self.socket = AsyncIPRoute(ext_ack=True, strict_check=True)
         self._paths: dict[IPAddress, int | None] = {}
         self._foreign: frozenset[ForeignRoute] | None = None
+        self._last: OwnLink | None = None
 
     async def __aenter__(self) -> Self:
         """Open the socket."""
@@ -73,7 +74,21 @@ class Rtnl:
 
     def own_link(self) -> OwnLink | None:
         """Our link by own bytes, for every table asks for it; None without one."""
-        body = IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, self.link.encode() + b"\0")
+        name = attribute(IFLA_IFNAME, self.link.encode() + b"\0")
+        found = self._link(IFINFOMSG.pack(0, 0, 0, 0, 0) + name)
+        self._last = found or self._last
+        return found
+
+    async def take_back(self) -> bool:
+        """Give our link its name again if somebody has renamed it since we saw it; whether that was so."""
+        renamed = self._last and self._link(IFINFOMSG.pack(0, 0, self._last.index, 0, 0))
+        if not renamed or not self._last or renamed.kind != self._last.kind or self.own_link():
+            return False
+        await self.call("link", "set", index=renamed.index, state="down")  # else the kernel refuses
+        await self.call("link", "set", index=renamed.index, ifname=self.link)
+        return True
+
+    def _link(self, body: bytes) -> OwnLink | None:
         try:
             with opened(socket.NETLINK_ROUTE) as netlink:
                 request(netlink, RTM_GETLINK, body)
@@ -154,8 +169,10 @@ class LinkTable:
         return {self._rtnl.link: Link(mtu=found.mtu, up=found.up)} if found else {}
 
     async def apply(self, changes: Changes[str, Link]) -> None:
-        """Set MTU and state."""
+        """Set MTU and state, of a link that was renamed its name as well."""
         for link in changes.put.values():
+            if changes.add:
+                await self._rtnl.take_back()
             index = self._rtnl.existing_index()
             try:
                 await self._rtnl.call("link", "set", index=index, mtu=link.mtu, state="up" if link.up else "down")
@@ -184,7 +201,7 @@ class AddressTable:
     async def apply(self, changes: Changes[IPInterface, None]) -> None:
         """Add first: the source address of running connections stays as long as it can."""
         index = self._rtnl.existing_index()
-        orders = [("add", a) for a in changes.put] + [("del", a) for a in changes.remove]
+        orders = [("replace", a) for a in changes.put] + [("del", a) for a in changes.remove]
         await attempt_all(
             self._rtnl.call("addr", command, index=index, address=str(a.ip), prefixlen=a.network.prefixlen)
             for command, a in orders

@@ -65,7 +65,8 @@ class WireGuardLink:
 
     async def made(self) -> WireGuard:
         """Our device, after it was made if that is for us."""
-        found = self.existing()
+        if (found := self.existing()) is None and await self.rtnl.take_back():
+            found = self.existing()
         if found is None:
             if not self._kernel_can():
                 raise KernelError(NO_MODULE)

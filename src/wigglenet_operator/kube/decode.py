@@ -115,8 +115,8 @@ class _Reader:
         try:
             return model.model_validate({} if value is None else value)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            self._left_out(".".join(map(str, (name, *first["loc"]))), first["msg"])
+            for one in error.errors(include_url=False, include_context=False, include_input=False)[:NAMED]:
+                self._left_out(".".join(map(str, (name, *one["loc"]))), one["msg"])
             return None
 
     def annotations(self, value: object) -> dict[str, object]:
