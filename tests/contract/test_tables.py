@@ -15,8 +15,10 @@ import pytest
 from tests.builders import ips, key, nets
 from tests.contract.tables import LINK, PRIVATE, Bench, Table, brought_to, peer, real
 from tests.lab.namespaces import Place
+from tests.lab.wait import eventually
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.rtnl import Rtnl
+from wigglenet_operator.kernel.sysctls import SysctlTable
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import Device, Link, Route, RouteKey, RouteKind
 
@@ -207,3 +209,48 @@ def test_without_a_single_route_the_listing_is_empty(place: Place) -> None:
     listing = "from wigglenet_operator.kernel.routes import dump_routes; print(dump_routes(kind=7))"
 
     assert place.run("unshare", "--net", sys.executable, "-c", listing) == "[]\n"
+
+
+ADVERTISE = """
+import socket, struct
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth8")
+s.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, socket.if_nametoindex("eth8")))
+"""
+"""A router advertisement (RFC 4861, section 4.2): type 134, hop limit 64, a default route for 1,800 s."""
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["forwarding off", "accept_ra reset by somebody"])
+def test_an_advertised_default_route_outlives_that_this_node_becomes_a_router(place: Place, *, reset: bool) -> None:
+    place.batch("link add eth9 type veth peer name eth8")
+    place.run("sysctl", "-qw", *(f"net.ipv6.conf.{link}.accept_dad=0" for link in ("eth8", "eth9")))
+    place.run("sysctl", "-qw", "net.ipv6.conf.eth9.accept_ra_from_local=1")
+    place.batch("link set eth8 up", "link set eth9 up")
+
+    def routed() -> bool:
+        return "proto ra" in place.run("ip", "-6", "route", "show", "default")
+
+    def advertised() -> bool:
+        place.run(sys.executable, "-c", ADVERTISE)
+        return routed()
+
+    eventually(advertised, what="a default route is advertised")
+    if reset:
+        place.run("sysctl", "-qw", "net.ipv6.conf.eth9.accept_ra=2", "net.ipv6.conf.all.forwarding=1")
+        place.run("sysctl", "-qw", "net.ipv6.conf.eth9.accept_ra=1")
+
+    async def become_a_router() -> None:
+        async with Rtnl(LINK) as rtnl:
+            wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+            table = SysctlTable(wanted, rtnl.advertised)
+            assert rtnl.advertised() == {"eth9"}
+            actual = await table.observe()
+            listening = {name: "2" for name in actual if name.endswith("accept_ra")}
+            await brought_to(table, wanted | listening)
+            assert await table.observe() == wanted | listening
+
+    with place.network():
+        asyncio.run(become_a_router())
+    assert routed()
+    assert place.run("sysctl", "-n", "net.ipv6.conf.eth9.accept_ra").strip() == "2"

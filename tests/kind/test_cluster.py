@@ -133,12 +133,13 @@ def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: 
         return len(cluster.agent(node, "wg", "show", "wigglenet", "peers").split())
 
     cluster.on_node(leaving, "systemctl", "stop", "kubelet")
-    cluster.on_node(leaving, "rm", "/etc/cni/net.d/10-wigglenet.conflist")  # as whoever resets a node is told to
     cluster.kubectl("delete", "node", leaving)
+    configured = ("find", "/etc/cni/net.d", "-name", "10-wigglenet.conflist")
+    eventually(lambda: not cluster.on_node(leaving, *configured), what="no pod starts there with the network of before")
     there = ("-A", f"--field-selector=spec.nodeName={leaving}")
     cluster.kubectl("delete", "pods", *there, "--force", "--grace-period=0")  # the control plane does it in a minute
     for node in staying:
-        eventually(lambda n=node: peers(n) == 1, what=f"{node} has one peer", seconds=30)  # type: ignore[misc]  # bool
+        eventually(lambda n=node: peers(n) == 1, what=f"{node} has one peer", seconds=90)  # type: ignore[misc]  # bool
     cluster.on_node(leaving, "systemctl", "start", "kubelet")
     eventually(lambda: leaving in cluster.nodes(), what=f"{leaving} has joined", seconds=60)
     cluster.ready()

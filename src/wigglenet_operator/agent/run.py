@@ -105,7 +105,7 @@ class _Agent:
             "closed": RouteTable(rtnl, RouteKind.CLOSED),
             "device": DeviceTable(self._wireguard, key),
             "link": LinkTable(rtnl),
-            "sysctls": SysctlTable(plan_sysctls(config)),
+            "sysctls": SysctlTable(plan_sysctls(config), rtnl.advertised),
             "addresses": AddressTable(rtnl),
             "annotations": annotations,
             "peers": self._peers,

@@ -18,12 +18,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 from wigglenet_operator.errors import KernelError, MissingLink
 from wigglenet_operator.kernel.netlink import attribute, attributes, opened, replies, request
 from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
-from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, dump_routes, write_routes
+from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, Found, dump_routes, write_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ForeignRoute, IPAddress
 
-PROTOCOL_KERNEL = 2
+PROTOCOL_KERNEL, PROTOCOL_RA = 2, 9
 RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 """RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
 RTM_GETLINK = 18
@@ -51,7 +51,7 @@ class Rtnl:
         self.link = link
         self.socket = AsyncIPRoute(ext_ack=True, strict_check=True)
         self._paths: dict[IPAddress, int | None] = {}
-        self._foreign: frozenset[ForeignRoute] | None = None
+        self._foreign: list[Found] | None = None
         self._last: OwnLink | None = None
 
     async def __aenter__(self) -> Self:
@@ -115,16 +115,22 @@ class Rtnl:
         self._foreign = None
 
     def foreign_routes(self) -> frozenset[ForeignRoute]:
-        """Others' unicast routes, asked anew only after `forget_paths`; the kernel's own are left out."""
+        """Others' unicast routes; the kernel's own are left out."""
+        names, others = dict(socket.if_nameindex()), self._others()
+        return frozenset(ForeignRoute(r.to, r.metric, names.get(r.oif, "")) for r in others)
+
+    def advertised(self) -> frozenset[str]:
+        """Names of the links with a default route that a router advertisement made."""
+        names = dict(socket.if_nameindex())
+        found = (r for r in self._others() if r.protocol == PROTOCOL_RA and r.to.version == 6 and not r.to.prefixlen)
+        return frozenset(names[r.oif] for r in found if r.oif in names)
+
+    def _others(self) -> list[Found]:
+        """Asked anew only after `forget_paths`."""
         if self._foreign is None:
             own = self.own_link()
-            others = (
-                route
-                for route in dump_routes(kind=RTN[RouteKind.TUNNEL])
-                if route.protocol != PROTOCOL_KERNEL and not (own and route.oif == own.index)
-            )
-            names = dict(socket.if_nameindex())
-            self._foreign = frozenset(ForeignRoute(r.to, r.metric, names.get(r.oif, "")) for r in others)
+            routes = dump_routes(kind=RTN[RouteKind.TUNNEL])
+            self._foreign = [r for r in routes if r.protocol != PROTOCOL_KERNEL and not (own and r.oif == own.index)]
         return self._foreign
 
     async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:

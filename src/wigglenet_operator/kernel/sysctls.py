@@ -1,7 +1,7 @@
 """Kernel settings below /proc/sys, by path. Source: kernel, Documentation/networking/ip-sysctl.rst."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
@@ -9,43 +9,35 @@ from wigglenet_operator.kernel.ports import attempt_all
 from wigglenet_operator.model.changes import Changes
 
 log = logging.getLogger(__name__)
-FORWARDING = "net/ipv6/conf/all/forwarding"
 WRITABLE = "host/proc/sys"
 """Where the manifest has the node's `/proc/sys/net`: a container's own /proc/sys is mounted read-only."""
-RTF_DEFAULT_BY_RA = 0x10000 | 0x40000
-"""RTF_DEFAULT and RTF_ADDRCONF of linux/ipv6_route.h: a default route that a router advertisement made."""
+ACCEPT_RA = "accept_ra"
+KERNELS = frozenset({"1", "2"})
+"""Values of accept_ra with which the kernel listens to router advertisements; at 0 somebody else may."""
 
 
 class SysctlTable:
-    """The settings that a plan may name; nothing else is read or written."""
+    """The settings that a plan may name, and accept_ra of links whose default route a router advertisement made."""
 
-    def __init__(self, names: Iterable[str], root: Path = Path("/")) -> None:
-        self._names = tuple(names)
-        self._proc = root / "proc"
-        self._settings = root / WRITABLE if (root / WRITABLE).is_dir() else self._proc / "sys"
+    def __init__(self, names: Iterable[str], advertised: Callable[[], Iterable[str]], root: Path = Path("/")) -> None:
+        """`advertised` tells those links by name."""
+        self._names, self._advertised = tuple(names), advertised
+        self._settings = root / WRITABLE if (root / WRITABLE).is_dir() else root / "proc/sys"
 
     async def observe(self) -> dict[str, str]:
         """Value by path; a setting that does not exist (its link is missing) is not in it."""
-        return {name: value for name in self._names if (value := self._read(name)) is not None}
+        found = {name: value for name in self._names if (value := self._read(name)) is not None}
+        accepting = (f"net/ipv6/conf/{link}/{ACCEPT_RA}" for link in self._advertised())
+        return found | {name: value for name in accepting if (value := self._read(name)) in KERNELS}
 
     async def apply(self, changes: Changes[str, str]) -> None:
-        """Write every setting that can be written; each change is logged, for it concerns the whole node."""
-        if FORWARDING in changes.put:
-            await attempt_all(self._write(name, "2") for name in self._advertised_defaults())
-        await attempt_all(self._write(name, value) for name, value in changes.put.items())
+        """Write every setting that can be written; each change is logged, for it concerns the whole node.
 
-    def _advertised_defaults(self) -> list[str]:
-        """What must be 2 before forwarding is 1, which else drops the default route of a router advertisement for good."""
-        names = {f"net/ipv6/conf/{link}/accept_ra" for link in self._links_with_advertised_default()}
-        return sorted(name for name in names if self._read(name) == "1")
-
-    def _links_with_advertised_default(self) -> Iterator[str]:
-        table = self._proc / "net/ipv6_route"
-        for line in table.read_text().splitlines() if table.exists() else ():
-            to, length, *_, flags, link = line.split()
-            is_default = int(to, 16) == 0 and int(length, 16) == 0
-            if is_default and int(flags, 16) & RTF_DEFAULT_BY_RA == RTF_DEFAULT_BY_RA:
-                yield link
+        accept_ra comes first: forwarding would drop the default route of an advertisement at once, and for good.
+        """
+        first = [name for name in changes.put if name.endswith(ACCEPT_RA)]
+        for names in (first, [name for name in changes.put if name not in first]):
+            await attempt_all(self._write(name, changes.put[name]) for name in names)
 
     def _read(self, name: str) -> str | None:
         try:

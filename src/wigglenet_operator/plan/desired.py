@@ -43,9 +43,13 @@ STEPS = (
     Step("link", ("device",), "up with the right MTU before an address or route lies on it"),
     Step("sysctls", ("link",), "this node is its pods' router; rp_filter belongs to a link that exists"),
     Step("addresses", ("link",), "the kernel takes the source of the node's own packets to pods from them"),
-    Step("annotations", ("link",), "others may send as soon as they read them; not before we listen"),
     Step("peers", ("link",), "before the routes, for a packet without a peer is lost; priming wants the link up"),
     Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
+    Step(
+        "annotations",
+        ("link",),
+        "others may send as soon as they read them, so we listen; a server that is slow holds up nobody",
+    ),
     Step("cni", ("*",), "last: the kubelet starts pods as soon as it is there; its removal waits for nothing"),
 )
 """The order of application: a failed step stops only what needs it; `*` needs everything before it."""
@@ -181,10 +185,14 @@ def settle(
 ) -> tuple[DesiredState, Memory]:
     """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes linger.
 
+    Where the default route comes from router advertisements, which a router does not listen to, this one does.
+
     `actual` has the tables that could be read; `times` are monotonic and Unix seconds.  The memory is of use for a table
     only if that table's step succeeds.
     """
     now, unix_now = times
     peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)
     closed, orphans = keep_closed(desired.closed, actual.get("closed", {}), memory.orphans, now=now)
-    return replace(desired, peers=peers, closed=closed), replace(memory, sightings=sightings, orphans=orphans)
+    listening = {name: "2" for name in actual.get("sysctls", {}) if name.endswith("accept_ra")}
+    settled = replace(desired, peers=peers, closed=closed, sysctls={**desired.sysctls, **listening})
+    return settled, replace(memory, sightings=sightings, orphans=orphans)
