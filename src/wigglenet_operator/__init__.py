@@ -4,11 +4,11 @@ Facts come in, a plan is computed, the difference is applied, the result is told
 
     environ - Settings - AgentConfig ------------.
                                                  v
-    API - Kopf - decode - ClusterStore - snapshot - plan() - DesiredState -.
-                     |           |  changed -> loop.request()               >- diff() - Changes - apply()
-                  Problem        |                    kernel - observe() --'                       |
-                     '-----------'------------> TurnReport <---------------------------------------'
-                                                one log line | Node status
+    API -+- Kopf - decode - ClusterStore - snapshot - plan() - DesiredState -.
+         |           |       ^   |  changed -> loop.request()                 >- diff() - hold_back() - apply()
+         '- Census --|-------'   |                      kernel - observe() --'                            |
+                  Problem -------'--------------> TurnReport <--------------------------------------------'
+                                                  one log line | Node status
 
 Layers, imports point down only (checked by import-linter):
 
@@ -18,10 +18,12 @@ Layers, imports point down only (checked by import-linter):
     plan           decide: pure functions
     model          words: frozen values
 
-Words: a *claim* is a network that a Node says to have; a *member* is a Node with a usable key; a *peer* is a member that
-can be reached; a *closed route* is unreachable with the highest metric, what is left of a pod network when its tunnel
-route is gone; a *table* is one kind of state with an adapter that reads it and writes differences; a *turn* is one run
-of observe, plan, diff, apply, report; a *problem* is what an administrator should know and can act on.
+Words: a *claim* is a network that a Node says to have; a *member* is a Node with a usable key; a *peer* is a member that can
+be reached; a *closed route* is unreachable with the highest metric, what is left of a pod network when its tunnel route is
+gone; a *census* lists what exists, apart from Kopf, so that no lost event lasts; a *departed* Node is one that was deleted
+less than a minute ago and still counts as what it was; a *repair* writes what was written before and did not last; a *table*
+is one kind of state with an adapter that reads it and writes differences; a *turn* is one run of observe, plan, diff, apply,
+report; a *problem* is what an administrator should know and can act on.
 """
 
 __version__ = "0.1.0"
