@@ -40,6 +40,7 @@ class Census:
         self._asked = asyncio.Event()
         self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
         self._renewed = 0
+        self._told = ""
 
     def request(self) -> None:
         """Ask for a census soon; from the loop's own thread."""
@@ -68,8 +69,11 @@ class Census:
             self._store.expect(listed)
             await self._drop_the_vanished(listed)
         except ApiError as error:
-            log.warning("%s", error)
+            if str(error) != self._told:
+                log.warning("%s", error)
+            self._told = str(error)
             return AGAIN_SECONDS
+        self._told = ""
         if not self._store.complete:
             log.info("waiting until each of %d Nodes has been seen", len(listed))
         return self._judge(listed)

@@ -27,6 +27,8 @@ LIVED_SECONDS = 60.0
 """After such a life the next one is not waited for longer than at first."""
 WATCH_SECONDS = 100
 """After so many the server ends a watch, which is then resumed: so a healthy operator asks something every 100 s."""
+REFUSED_SECONDS = 30.0
+"""After so long it is a problem; before, it may be restarting."""
 DEAF_SECONDS = 180.0
 """Without a request or an answer an operator is deaf, for it asks more often."""
 BURST, A_SECOND = 60, 1.0
@@ -98,8 +100,8 @@ class Line:
     def __init__(self) -> None:
         self.last = time.monotonic()
         """When something was asked or answered."""
-        self.failing = False
-        """Whether the last request was refused, or not answered."""
+        self.failing_since: float | None = None
+        """Since when every request was refused, or is not answered; None if the last one was."""
         self._left, self._counted = float(BURST), time.monotonic()
         self._held = float("-inf")
 
@@ -108,7 +110,7 @@ class Line:
         """Whether requests had to wait within the last minute."""
         return time.monotonic() - self._held < LIVED_SECONDS
 
-    async def turn(self) -> None:
+    async def pace(self) -> None:
         """Wait until the next request may be made."""
         now = time.monotonic()
         self._left = min(self._left + (now - self._counted) * A_SECOND, float(BURST)) - 1
@@ -124,12 +126,13 @@ class Line:
         """A session that shows the token of the moment with each request, so that rotation needs no new login."""
 
         async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-            await self.turn()
-            self.failing = True
+            await self.pace()
+            self.failing_since = self.failing_since or time.monotonic()
             request.headers["Authorization"] = access.bearer()
             response = await handler(request)
-            self.failing = response.status >= HTTPStatus.BAD_REQUEST
             self.last = time.monotonic()
+            if response.status < HTTPStatus.BAD_REQUEST:
+                self.failing_since = None
             return response
 
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer,))
@@ -165,15 +168,18 @@ class KopfOperator:
 
     def renew_if_failing(self, reason: str) -> None:
         """The same if the last request came to nothing: then it would be tried again only in some seconds."""
-        if self._line.failing:
+        if self._line.failing_since is not None:
             self.renew(reason)
 
     def problems(self) -> frozenset[Problem]:
         """What is wrong with the talk to the API server."""
-        if not self._line.held:
-            return frozenset()
-        text = f"it ends every watch at once or refuses it; it is asked {A_SECOND:g} times a second until it has recovered"
-        return frozenset({Problem(subject="API server", text=text)})
+        texts: list[str] = []
+        if self._line.held:
+            texts.append(f"it ends every watch at once; it is asked {A_SECOND:g} times a second until it does not")
+        since = self._line.failing_since
+        if since is not None and time.monotonic() - since > REFUSED_SECONDS:
+            texts.append("it refuses to show Nodes, or does not answer; until it does, everything stays as it is")
+        return frozenset(Problem(subject="API server", text=text) for text in texts)
 
     async def _pause(self, seconds: float) -> None:
         """Between the end of an operator that died and its successor, which may be asked for sooner."""
@@ -209,6 +215,8 @@ class KopfOperator:
         finally:
             life.end()
             await asyncio.to_thread(worker.join, JOIN_SECONDS)
+            if worker.is_alive():
+                log.warning("the former watch does not end and is left to itself")
 
 
 class _Life:
