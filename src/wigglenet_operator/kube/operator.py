@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -97,22 +97,22 @@ def operator_settings() -> kopf.OperatorSettings:
 class Line:
     """What goes over the line to the API server: at a bounded pace, and noticed, so that silence can be told from quiet."""
 
-    def __init__(self) -> None:
-        self.last = time.monotonic()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.last = clock()
         """When something was asked or answered."""
         self.failing_since: float | None = None
         """Since when every request was refused, or is not answered; None if the last one was."""
-        self._left, self._counted = float(BURST), time.monotonic()
-        self._held = float("-inf")
+        self._left, self._counted, self._held = float(BURST), clock(), float("-inf")
 
     @property
     def held(self) -> bool:
         """Whether requests had to wait within the last minute."""
-        return time.monotonic() - self._held < LIVED_SECONDS
+        return self._clock() - self._held < LIVED_SECONDS
 
     async def pace(self) -> None:
         """Wait until the next request may be made."""
-        now = time.monotonic()
+        now = self._clock()
         self._left = min(self._left + (now - self._counted) * A_SECOND, float(BURST)) - 1
         self._counted = now
         if self._left < 0:
@@ -120,17 +120,17 @@ class Line:
                 log.warning("the API server has the watch begin anew all the time; it is asked once a second from now on")
             self._held = now
             await asyncio.sleep(-self._left / A_SECOND)
-        self.last = time.monotonic()
+        self.last = self._clock()
 
     def session(self, access: ApiAccess) -> aiohttp.ClientSession:
         """A session that shows the token of the moment with each request, so that rotation needs no new login."""
 
         async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             await self.pace()
-            self.failing_since = self.failing_since or time.monotonic()
+            self.failing_since = self.failing_since or self._clock()
             request.headers["Authorization"] = access.bearer()
             response = await handler(request)
-            self.last = time.monotonic()
+            self.last = self._clock()
             if response.status < HTTPStatus.BAD_REQUEST:
                 self.failing_since = None
             return response

@@ -1,0 +1,149 @@
+"""The supervision of Kopf: deaf, dead and renewed operators, and the pace of its requests."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.virtual_time import run
+from wigglenet_operator.kube import operator
+from wigglenet_operator.kube.access import ApiAccess
+from wigglenet_operator.kube.operator import A_SECOND, BURST, KopfOperator, Line
+
+SECONDS = 20
+
+
+class Lives:
+    """In the place of `_Life`: operators that do what the test says, and what it hears of them."""
+
+    def __init__(self, live: Callable[["Lives", Line], BaseException | None]) -> None:
+        self.number = self.ended = self.began_again = 0
+        self.stuck = threading.Event()
+        self._live = live
+
+    def __call__(self, _access: Any, _recorder: Any, line: Line) -> "Lives":
+        self.number += 1
+        self._line = line
+        return self
+
+    def live(self) -> BaseException | None:
+        return self._live(self, self._line)
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def began(self) -> None:
+        self.began_again += 1
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("DEAF_SECONDS", 0.2), ("JOIN_SECONDS", 0.01), ("Backoffs", lambda: [0.01] * 1000)):
+        monkeypatch.setattr(operator, name, value)
+
+
+def supervised(lives: Lives, monkeypatch: pytest.MonkeyPatch, until: Callable[[KopfOperator], bool]) -> None:
+    monkeypatch.setattr(operator, "_Life", lives)
+
+    async def main() -> None:
+        supervisor = KopfOperator(ApiAccess(host="127.0.0.1", port=1), lives)  # type: ignore[arg-type]  # a recorder of starts only
+        task = asyncio.create_task(supervisor.run())
+        async with asyncio.timeout(SECONDS):
+            while not until(supervisor):  # noqa: ASYNC110 - what threads have done
+                await asyncio.sleep(0.01)
+        task.cancel()
+        lives.stuck.set()
+
+    asyncio.run(main())
+
+
+def dies(_: Lives, __: Line) -> BaseException | None:
+    return RuntimeError("a bug")
+
+
+def hangs(lives: Lives, _: Line) -> BaseException | None:
+    lives.stuck.wait(SECONDS)
+    return None
+
+
+def speaks(lives: Lives, line: Line) -> BaseException | None:
+    while not lives.stuck.wait(0.05):
+        asyncio.run(line.pace())
+    return None
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("live", [dies, hangs])
+def test_an_operator_that_dies_or_goes_deaf_is_followed_by_another_and_a_census_is_asked_for(
+    live: Callable[[Lives, Line], BaseException | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = Lives(live)
+    supervised(lives, monkeypatch, lambda _: lives.number == 3)
+
+    assert lives.began_again == 2
+    assert lives.ended >= 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_operator_that_asks_now_and_then_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives, looks = Lives(speaks), iter(range(100))
+    supervised(lives, monkeypatch, lambda _: next(looks) == 99)  # five times as long as one may be deaf
+
+    assert lives.number == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_operator_is_renewed_at_once_on_demand_and_after_a_rotation_only_if_it_is_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(operator, "DEAF_SECONDS", float(SECONDS))
+    lives = Lives(hangs)
+
+    def until(supervisor: KopfOperator) -> bool:
+        if lives.number == 1:
+            supervisor.renew_if_failing("nothing fails")
+            assert lives.number == 1
+            supervisor.renew("it lags")
+        return lives.number == 2
+
+    supervised(lives, monkeypatch, until)
+
+    class Failing(Lives):
+        def __call__(self, access: Any, recorder: Any, line: Line) -> Lives:
+            line.failing_since = 0.0
+            return super().__call__(access, recorder, line)
+
+    failing = Failing(hangs)
+
+    def rotated(supervisor: KopfOperator) -> bool:
+        supervisor.renew_if_failing("a new token")
+        return failing.number > 1
+
+    supervised(failing, monkeypatch, rotated)
+
+
+def test_requests_have_a_pace_and_a_server_that_needs_it_is_a_problem(caplog: pytest.LogCaptureFixture) -> None:
+    async def asked(seconds: float) -> tuple[int, bool]:
+        line = Line(clock=asyncio.get_running_loop().time)
+        number = 0
+        while line.last < seconds:
+            await line.pace()
+            number += 1
+        return number, line.held
+
+    assert run(asked(100)) == (BURST + 100 * A_SECOND, True)
+    assert len([m for m in caplog.messages if "asked once a second" in m]) == 1
+
+
+def test_an_occasional_burst_does_not_wait() -> None:
+    async def main() -> None:
+        line = Line(clock=asyncio.get_running_loop().time)
+        for _ in range(3):
+            for _ in range(BURST):
+                await line.pace()
+            assert not line.held
+            await asyncio.sleep(BURST / A_SECOND)
+
+    run(main())
