@@ -1,5 +1,6 @@
 """Node objects as they come: what is good is used, what is bad is left out and named."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import ips, key, nets
-from wigglenet_operator.kube.decode import decode_node
+from wigglenet_operator.kube.decode import MOST, decode_node
 from wigglenet_operator.model.facts import NodeFacts, NodeName
 from wigglenet_operator.model.report import Problem
 
@@ -146,3 +147,13 @@ JSON = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"metadata": JSON, "spec": JSON, "status": JSON}))
 def test_no_body_makes_the_decoder_raise(body: dict[str, Any]) -> None:
     assert isinstance(decode_node(body, own=NodeName("a")), NodeFacts | Problem)
+
+
+def test_of_very_many_values_the_first_are_used() -> None:
+    many = [f"192.0.{i // 256}.{i % 256}" for i in range(MOST + 3)]
+    facts = decoded(**{"wigglenet/node-ips": json.dumps(many)})
+
+    assert [str(ip) for ip in facts.node_ips] == many[:MOST]
+    assert [p.text for p in facts.problems] == [
+        f"wigglenet/node-ips '{ip}' is not used: it comes after {MOST} others" for ip in many[MOST:]
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import HostFacts, NodeFacts, WireGuardKind
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, WireGuardKind
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
@@ -27,6 +27,11 @@ def desired(*nodes: NodeFacts, mtu: int | None = None, facts: HostFacts | None =
 
 def told(*nodes: NodeFacts) -> list[str]:
     return [str(p) for p in sorted(plan(cluster(*nodes), config("a"), host("a")).problems)]
+
+
+def served(ranges: str, *others: NodeFacts) -> ClusterState:
+    """A cluster with these Service ranges."""
+    return ClusterState(nodes=frozenset((A, *others)), services=nets(ranges))
 
 
 def tunnel_routes(state: DesiredState) -> set[str]:
@@ -135,6 +140,80 @@ def test_a_network_that_holds_the_api_server_is_refused() -> None:
     covering = node("c", pods="198.51.100.0/24", internal="198.18.0.3")
 
     assert "it holds the API server's address 198.51.100.1" in told(A, covering)[0]
+
+
+@pytest.mark.parametrize("network", ["10.96.0.0/16", "10.96.7.0/24", "10.0.0.0/8", "10.96.0.9/32"])
+def test_a_pod_network_over_a_service_range_is_refused_whoever_says_it(network: str) -> None:
+    for claimant in (node("c", pods=network, internal="198.18.0.3"), node("c", pods=network, spec="", internal="198.18.0.3")):
+        result = plan(served("10.96.0.0/16 fd00:96::/112", claimant), config("a"), host("a"))
+        texts = {p.text for p in result.problems}
+
+        assert result.desired
+        assert tunnel_routes(result.desired) == set()
+        assert f"{network} of wigglenet/pod-cidrs is not used: it overlaps the Service range 10.96.0.0/16" in texts
+
+
+def test_a_node_address_in_a_service_range_is_refused() -> None:
+    inside = node("c", pods="10.3.0.0/24", internal="10.96.0.1 198.18.0.3", node_ips="fd00:96::1")
+    result = plan(served("10.96.0.0/16 fd00:96::/112", inside), config("a"), host("a"))
+
+    assert result.desired
+    assert result.desired.peers[key("c")].allowed_ips == nets("10.3.0.0/24 198.18.0.3/32")
+    assert {p.text for p in result.problems} == {
+        "10.96.0.1/32 of status.addresses is not used: it overlaps the Service range 10.96.0.0/16",
+        "fd00:96::1/128 of wigglenet/node-ips is not used: it overlaps the Service range fd00:96::/112",
+    }
+
+
+def test_an_own_network_over_a_service_range_withholds_the_cni_file() -> None:
+    result = plan(served("10.1.0.0/25"), config("a"), host("a"))
+
+    assert result.desired
+    assert result.desired.cni == {}
+
+
+def test_service_ranges_beside_all_claims_change_nothing() -> None:
+    assert plan(served("10.4.0.0/14 fd00:4::/112", B), config("a"), host("a")).desired == desired(A, B)
+
+
+def test_claims_that_are_refused_are_counted_after_the_fifth() -> None:
+    greedy = node("c", pods=" ".join(f"10.2.0.{i}/32" for i in range(9)), spec="", internal="198.18.0.3")
+    texts = told(A, B, greedy)
+
+    assert len(texts) == 6
+    assert texts[-1] == "node c: a further 4 of wigglenet/pod-cidrs are not used: they are refused as well"
+
+
+def test_a_problem_is_short_however_long_the_names_are() -> None:
+    older = node("b" * 253, pods="2001:db8:ffff:ffff:ffff:ffff:ffff:fff0/124", internal="192.0.2.2")
+    younger = node("c" * 253, pods="2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128", spec="", internal="198.18.0.3")
+    (problem,) = plan(cluster(A, older, younger), config("a"), host("a")).problems
+
+    assert len(problem.text) < 250
+    assert "it overlaps what node bbb" in problem.text
+
+
+def test_a_node_that_is_gone_keeps_what_nobody_else_has() -> None:
+    assert desired(A, replace(B, departed=True)).routes == desired(A, B).routes
+
+
+@pytest.mark.parametrize(
+    "heir", [node("c", pods="10.2.0.0/25", internal="198.18.0.3"), node("c", node_ips="10.2.0.7 198.18.0.3")]
+)
+def test_what_a_node_that_is_gone_had_by_the_control_plane_goes_to_whoever_exists_and_says_to_have_it(heir: NodeFacts) -> None:
+    late = replace(heir, spec_pod_cidrs=frozenset(), created="2027-01-01T00:00:00Z")
+    state = desired(A, replace(B, departed=True), late)
+
+    assert state.peers[key("c")] == desired(A, late).peers[key("c")]
+    assert tunnel_routes(state) == tunnel_routes(desired(A, late)) | {"fd00:2::/64"}
+    assert told(A, replace(B, departed=True), late) == []
+
+
+def test_of_two_nodes_that_are_gone_the_older_one_has_it() -> None:
+    old, young = replace(B, departed=True), replace(C, departed=True, spec_pod_cidrs=B.spec_pod_cidrs, pod_cidrs=B.pod_cidrs)
+
+    assert desired(A, old, young).peers[key("b")] == desired(A, B).peers[key("b")]
+    assert not desired(A, old, young).peers[key("c")].allowed_ips & B.pod_cidrs
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "169.254.0.0/16", "ff00::/8", "127.0.0.0/8"])

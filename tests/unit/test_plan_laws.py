@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import cluster, config, host, key, nets, node
-from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID
+from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
+from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.desired import Plan, plan
 
 NETWORKS = st.one_of(
@@ -27,7 +29,7 @@ NODES = st.builds(
     NodeFacts,
     uid=st.integers(0, 30).map(lambda i: NodeUID(f"uid-{i}")),
     name=st.sampled_from("abcdefgh").map(NodeName),
-    created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", ""]),
+    created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "", "unknown"]),
     spec_pod_cidrs=st.frozensets(NETWORKS, max_size=2),
     internal_ips=st.lists(ADDRESSES, max_size=2).map(tuple),
     external_ips=st.lists(ADDRESSES, max_size=1).map(tuple),
@@ -36,10 +38,168 @@ NODES = st.builds(
     node_ips=st.lists(ADDRESSES, max_size=2).map(tuple),
 )
 CLUSTERS = st.lists(NODES, max_size=8, unique_by=lambda n: n.uid)
+MIXED = st.lists(
+    st.builds(lambda n, gone: replace(n, departed=gone), NODES, st.booleans()), max_size=8, unique_by=lambda n: n.uid
+)
+"""Of Nodes that exist and Nodes that are gone."""
+LIARS = NODES.map(
+    lambda n: replace(
+        n,
+        uid=NodeUID("liar"),
+        name=NodeName("liar"),
+        public_key=key("liar"),
+        spec_pod_cidrs=frozenset(),
+        internal_ips=(),
+        external_ips=(),
+    )
+)
+"""Nodes that have nothing but what they say themselves."""
+AGES = st.sampled_from(["2000-01-01T00:00:00Z", "2026-01-01T12:00:00Z", "2030-01-01T00:00:00Z"])
+SERVICES = st.frozensets(NETWORKS.filter(lambda n: n.prefixlen > 8), max_size=1)
 
 
 def planned(nodes: list[NodeFacts], *, name: str = "a") -> Plan:
     return plan(ClusterState(nodes=frozenset(nodes)), config(name), host(name))
+
+
+def owned(nodes: list[NodeFacts], *, services: frozenset[IPNetwork] = frozenset()) -> Ownership:
+    return plan_ownership(nodes, api_server=ip_address("198.51.100.1"), services=services)
+
+
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """The obvious way: networks nest or are apart."""
+    return one.version == other.version and (one.network_address in other or other.network_address in one)
+
+
+def only_accepted(node: NodeFacts, ownership: Ownership) -> NodeFacts:
+    """The Node without what was refused to it."""
+    return replace(
+        node,
+        spec_pod_cidrs=ownership.pod_networks(node.uid, node.spec_pod_cidrs),
+        pod_cidrs=ownership.pod_networks(node.uid, node.pod_cidrs),
+        internal_ips=ownership.addresses(node.uid, node.internal_ips),
+        external_ips=ownership.addresses(node.uid, node.external_ips),
+        node_ips=ownership.addresses(node.uid, node.node_ips),
+    )
+
+
+def said(node: NodeFacts) -> set[tuple[NodeUID, bool, IPNetwork]]:
+    """All that a Node claims."""
+    addresses = node.internal_ips + node.external_ips + node.node_ips
+    pods = {(node.uid, True, n) for n in node.spec_pod_cidrs | node.pod_cidrs}
+    return pods | {(node.uid, False, host_network(a)) for a in addresses}
+
+
+def given_to(nodes: list[NodeFacts], ownership: Ownership) -> list[object]:
+    """What the control plane and the kubelets gave, as far as it was accepted, Node by Node."""
+    pods = [ownership.pod_networks(n.uid, n.spec_pod_cidrs) for n in nodes]
+    return [pods, [ownership.addresses(n.uid, n.internal_ips + n.external_ips) for n in nodes]]
+
+
+@given(MIXED, SERVICES)
+def test_no_address_has_two_owners(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
+    accepted = owned(nodes, services=services).accepted
+
+    for uid, for_pods, network in accepted:
+        owners = {(u, p) for u, p, n in accepted if overlap(n, network)}
+        assert owners == {(uid, for_pods)}
+
+
+@given(CLUSTERS)
+def test_no_address_is_both_this_nodes_and_a_peers(nodes: list[NodeFacts]) -> None:
+    own = node("a", pods="10.0.0.0/24 fd00::/64", internal="10.16.0.7 192.0.2.1", uid="own", created="2027-01-01T00:00:00Z")
+    everybody = [own, *(replace(n, name=NodeName(f"other-{n.uid}")) for n in nodes)]
+    desired, ownership = planned(everybody).desired, owned(everybody)
+    assert desired
+    mine = [n for uid, _, n in ownership.accepted if uid == own.uid] + [a.network for a in desired.addresses]
+    theirs = [n for peer in desired.peers.values() for n in peer.allowed_ips]
+
+    assert [(m, t) for m in mine for t in theirs if overlap(m, t)] == []
+
+
+@given(MIXED, SERVICES)
+def test_nothing_accepted_overlaps_a_service_range(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
+    accepted = owned(nodes, services=services).accepted
+
+    assert [(n, s) for _, _, n in accepted for s in services if overlap(n, s)] == []
+
+
+@given(MIXED, SERVICES)
+def test_what_is_refused_might_as_well_not_have_been_said(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
+    before = owned(nodes, services=services)
+    after = owned([only_accepted(n, before) for n in nodes], services=services)
+
+    assert after == Ownership(accepted=before.accepted, problems=frozenset())
+
+
+@given(MIXED)
+def test_nothing_is_refused_without_a_reason(nodes: list[NodeFacts]) -> None:
+    ownership = owned(nodes)
+
+    for claim in set().union(*map(said, nodes)) - ownership.accepted:
+        alone = owned([only_accepted(n, Ownership(accepted=frozenset({claim}), problems=frozenset())) for n in nodes])
+        rivals = {(u, p) for u, p, n in ownership.accepted if overlap(n, claim[2])} - {claim[:2]}
+        assert rivals or not alone.accepted
+
+
+@given(MIXED, st.randoms(use_true_random=False), SERVICES)
+def test_the_order_of_arrival_changes_neither_owners_nor_problems(
+    nodes: list[NodeFacts], random: Random, services: frozenset[IPNetwork]
+) -> None:
+    shuffled = random.sample(nodes, len(nodes))
+
+    assert owned(shuffled, services=services) == owned(nodes, services=services)
+
+
+@given(MIXED)
+def test_a_node_that_is_gone_takes_nothing_from_one_that_exists(nodes: list[NodeFacts]) -> None:
+    existing = [n for n in nodes if not n.departed]
+    before, after = owned(existing), owned(nodes)
+
+    assert after.accepted >= before.accepted
+    assert after.problems == before.problems
+
+
+@given(CLUSTERS, LIARS, AGES)
+def test_what_the_control_plane_and_the_kubelets_gave_no_nodes_annotations_take_however_old_it_is(
+    nodes: list[NodeFacts], liar: NodeFacts, created: str
+) -> None:
+    before, after = owned(nodes), owned([*nodes, replace(liar, created=created)])
+
+    assert given_to(nodes, after) == given_to(nodes, before)
+
+
+@given(CLUSTERS, LIARS, AGES)
+def test_a_node_with_annotations_only_changes_nothing_between_the_others_however_old_it_is(
+    nodes: list[NodeFacts], liar: NodeFacts, created: str
+) -> None:
+    honest = [replace(n, name=NodeName(f"honest-{n.uid}"), pod_cidrs=n.spec_pod_cidrs, node_ips=n.internal_ips) for n in nodes]
+    honest.append(node("a", pods="10.240.0.0/24"))
+    before, after = planned(honest).desired, planned([*honest, replace(liar, created=created)]).desired
+    assert before
+    assert after
+
+    assert {k: p for k, p in after.peers.items() if k != key("liar")} == before.peers
+    assert before.routes.items() <= after.routes.items()
+    assert before.closed.items() <= after.closed.items()
+    assert (after.addresses, after.annotations, after.cni) == (before.addresses, before.annotations, before.cni)
+
+
+@given(st.sampled_from(["10.16.0.0", "fd00::"]), st.integers(16, 32), st.integers(16, 32), st.sampled_from([None, ""]))
+def test_a_waiting_claim_takes_over_when_the_winner_leaves(at: str, size: int, other_size: int, spec: str | None) -> None:
+    own = node("a", pods="172.16.1.0/24")
+    winner = node("b", pods=f"{at}/{size}", internal="198.18.0.2")
+    loser = node("c", pods=f"{at}/{other_size}", spec=spec, internal="198.18.0.3", created="2026-01-02T00:00:00Z")
+
+    def routed(*nodes: NodeFacts) -> frozenset[IPNetwork]:
+        desired = planned([own, *nodes]).desired
+        assert desired
+        return frozenset(k.to for k in desired.routes)
+
+    assert routed(winner, loser) == nets(f"{at}/{size}")
+    assert routed(loser) == nets(f"{at}/{other_size}")
+    gone = replace(winner, departed=True)
+    assert (routed(gone), routed(gone, loser)) == (routed(winner), routed(loser))
 
 
 @given(CLUSTERS)
@@ -102,7 +262,7 @@ def test_what_the_control_plane_gave_cannot_be_taken_by_a_younger_nodes_annotati
         liar,
         uid=NodeUID("zzz"),
         name=NodeName("liar"),
-        created="2027-01-01T00:00:00Z",
+        created="unknown",
         spec_pod_cidrs=frozenset(),
         internal_ips=(),
         external_ips=(),

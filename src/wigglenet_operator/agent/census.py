@@ -51,7 +51,7 @@ class Census:
         while True:
             self._asked.clear()
             seconds = await self._take()
-            if self._behind or not self._store.complete:
+            if self._behind:  # what is missing may be on its way: asking sooner would tell nothing
                 await asyncio.sleep(seconds)
                 continue
             try:

@@ -200,6 +200,7 @@ class _Agent:
     def _rotated(self) -> None:
         """The kubelet has changed token or CA: what failed for their sake is tried again at once."""
         self._operator.renew_if_failing("token or CA has changed")
+        self._census.request()
         self.loop.request()
 
     async def _turn(self) -> bool:

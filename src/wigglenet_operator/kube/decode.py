@@ -20,6 +20,8 @@ PREFIX = "wigglenet/"
 KEY_BYTES = 32
 SHOWN = 60
 """Characters of a bad value that a problem repeats."""
+MOST = 256
+"""Values of one field that are used: each is an allowed IP on every node, and 20,000 fit into an annotation."""
 AGELESS = "unknown"
 """Sorts after every time: a Node whose age cannot be read is senior to none."""
 M = TypeVar("M", bound=BaseModel)
@@ -134,13 +136,16 @@ class _Reader:
             try:
                 if not isinstance(value, str):
                     raise ValueError("it is not a string")  # noqa: TRY004, TRY301 - one way out for every bad value
-                good[decode(value)] = None
+                one = decode(value)
+                if len(good) == MOST and one not in good:
+                    raise ValueError(f"it comes after {MOST} others")  # noqa: TRY301 - as above
+                good[one] = None
             except ValueError as error:
                 bad.append((f"{of} {_shown(value)}", str(error)))
         for what, why in bad[:NAMED]:
             self._left_out(what, why)
         if len(bad) > NAMED:
-            self._left_out(f"{of}: a further {len(bad) - NAMED} values", "they are as bad")
+            self._left_out(f"{of}: a further {len(bad) - NAMED} values", "for like reasons")
         return tuple(good)
 
     def json_list(self, notes: Mapping[str, object], name: str) -> list[object]:

@@ -33,7 +33,7 @@ class NodeFacts:
     uid: NodeUID
     name: NodeName
     created: str = ""
-    """creationTimestamp, RFC 3339 in UTC, so that text order is time order."""
+    """creationTimestamp, RFC 3339 in UTC, so that text order is time order; one that cannot be read sorts last."""
     spec_pod_cidrs: frozenset[IPNetwork] = frozenset()
     """spec.podCIDRs, else spec.podCIDR; empty until the control plane has assigned one."""
     internal_ips: tuple[IPAddress, ...] = ()

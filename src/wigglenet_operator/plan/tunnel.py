@@ -7,7 +7,7 @@ from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
 from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, WireGuardKind, host_network
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.plan.claims import Ownership
+from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
 from wigglenet_operator.plan.pod_networks import plan_remote_networks
 
 DARK_SECONDS = 15
@@ -33,7 +33,9 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
         if holder is not node and not node.departed:
-            text = f"its public key is that of node {holder.name}; remove the key file of one and restart its agent"
+            text = (
+                f"its public key is that of node {holder.name[:NAME_SHOWN]}; remove the key file of one and restart its agent"
+            )
             problems.add(Problem(subject=f"node {node.name}", text=text))
     return Members(by_key=by_key, problems=frozenset(problems))
 
