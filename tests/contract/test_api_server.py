@@ -7,13 +7,15 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import IncompleteRead
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import trustme
 
-from tests.lab.api import ApiServer, ApiStatus, Client, Json, api_server
+from tests.lab.api import ApiServer, ApiStatus, Client, Json, api_server, faults
 from tests.lab.api.client import METADATA_LIST, METADATA_ONLY
 from tests.lab.api.embedded import EmbeddedServer
 from tests.lab.api.rest import Request
@@ -22,6 +24,7 @@ from tests.lab.wait import eventually
 
 ADDRESS = "198.51.100.1"
 NODES = "/api/v1/nodes"
+SERVICE_CIDRS = "/apis/networking.k8s.io/v1/servicecidrs"
 RBAC = Path(__file__).parents[2] / "manifests/agent/rbac.yaml"
 AGENT = "system:serviceaccount:kube-system:wigglenet-operator"
 OTHER_UID = "11111111-2222-3333-4444-555555555555"
@@ -29,6 +32,8 @@ OTHER_UID = "11111111-2222-3333-4444-555555555555"
 TOKEN_CACHE_SECONDS = 20.0
 # It sends a bookmark some 2 s before a watch's end, and every minute (storage/cacher: bookmarkFrequency).
 BOOKMARK_WATCH_SECONDS = 4
+# More than a real server itself writes while it starts.
+RESTORED_VERSIONS = 100
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,21 @@ def test_a_field_selector_lists_one_node(admin: Client) -> None:
     for name in "abc":
         admin.create_node(name)
     assert names(admin.get(NODES, fieldSelector="metadata.name=b")["items"]) == ["b"]
+
+
+def test_the_ranges_of_services_are_an_object_from_the_start(admin: Client) -> None:
+    listed = admin.get(SERVICE_CIDRS)
+    assert (listed["kind"], listed["apiVersion"]) == ("ServiceCIDRList", "networking.k8s.io/v1")
+    (item,) = listed["items"]
+    assert item["metadata"]["name"] == "kubernetes"
+    assert item["spec"] == {"cidrs": ["10.96.0.0/16", "fd00:10:96::/112"]}
+    assert "finalizers" not in item["metadata"]  # the controller-manager adds one, and there is none here
+
+    def ready() -> bool:
+        conditions = admin.get(f"{SERVICE_CIDRS}/kubernetes").get("status", {}).get("conditions", [])
+        return [(one["type"], one["status"]) for one in conditions] == [("Ready", "True")]
+
+    eventually(ready, what="the ServiceCIDR is ready")
 
 
 def test_discovery_names_nodes_as_cluster_scoped_with_a_status(agent: Client) -> None:
@@ -363,6 +383,43 @@ def test_a_listing_whose_version_is_forgotten_cannot_be_continued(server: ApiSer
     assert error.value.message.startswith("The provided continue parameter is too old to display a consistent list result.")
 
 
+# Going back
+
+
+def test_a_restore_brings_objects_and_versions_back(server: ApiServer, admin: Client, node_a: Json, agent: Client) -> None:
+    server.snapshot()
+    for number in range(RESTORED_VERSIONS):
+        last = admin.patch(f"{NODES}/a", {"metadata": {"labels": {"x": str(number)}}})
+    lost = admin.create_node("b")
+    server.restore()
+    assert names(admin.get(NODES)["items"]) == ["a"]
+    assert agent.get(f"{NODES}/a") == node_a
+    again = admin.create_node("b")
+    assert again["metadata"]["uid"] != lost["metadata"]["uid"]
+    assert version(node_a) < version(again) < version(last)
+
+
+def test_a_watch_from_a_version_that_a_restore_took_back_is_silent_until_it_is_reached(
+    server: ApiServer, admin: Client
+) -> None:
+    admin.create_node("a")
+    server.snapshot()
+    for number in range(RESTORED_VERSIONS):
+        last = admin.patch(f"{NODES}/a", {"metadata": {"labels": {"x": str(number)}}})
+    server.restore()
+    later = threading.Timer(0.3, admin.create_node, ("b",))
+    later.start()
+    assert list(admin.watch(NODES, resourceVersion=version(last), allowWatchBookmarks=True, timeoutSeconds=2)) == []
+    later.join()
+    assert names(admin.get(NODES)["items"]) == ["a", "b"]
+
+    number = 0
+    while version(admin.patch(f"{NODES}/a", {"metadata": {"labels": {"y": str(number)}}})) <= version(last):
+        number += 1
+    with contextlib.closing(admin.watch(NODES, resourceVersion=version(last), timeoutSeconds=10)) as events:
+        assert version(next(events)["object"]) > version(last)
+
+
 # Who may
 
 
@@ -511,17 +568,123 @@ def test_many_threads_share_a_client(admin: Client) -> None:
     assert len(admin.get(NODES)["items"]) == 16
 
 
-def test_the_embedded_server_counts_requests_by_node(place: Place) -> None:
+# What only the embedded one can do
+
+
+@pytest.fixture
+def small(place: Place) -> Iterator[EmbeddedServer]:
+    """An embedded server of a test's own, with Node a."""
     place.batch(f"addr add {ADDRESS}/32 dev lo")
     server = EmbeddedServer(place, ADDRESS)
     server.start()
     try:
         server.admin.apply(RBAC)
-        agent = server.client(server.admin.token(server.admin.create_node("a")))
-        before = server.requests
-        agent.patch(f"{NODES}/a", {})
-        agent.get(NODES)
-        seen = server.requests - before
+        server.admin.create_node("a")
+        yield server
     finally:
         server.stop()
-    assert seen == {Request("patch", "nodes", AGENT, "a"): 1, Request("list", "nodes", AGENT, "a"): 1}
+
+
+@pytest.fixture
+def victim(small: EmbeddedServer) -> Client:
+    """What runs on its node a."""
+    return small.client(small.admin.token(small.admin.get(f"{NODES}/a")))
+
+
+def test_the_embedded_server_counts_requests_by_node(small: EmbeddedServer, victim: Client) -> None:
+    before = small.requests
+    victim.patch(f"{NODES}/a", {})
+    victim.get(NODES)
+    assert small.requests - before == {Request("patch", "nodes", AGENT, "a"): 1, Request("list", "nodes", AGENT, "a"): 1}
+
+
+@pytest.mark.parametrize("status", [401, 403, 410, 429, 500, 503])
+def test_a_refusal_is_for_agents_only_and_for_as_long_as_the_fault_is(
+    small: EmbeddedServer, victim: Client, status: int
+) -> None:
+    with small.misbehaving(faults.answers(HTTPStatus(status))):
+        with pytest.raises(ApiStatus) as listing:
+            victim.get(NODES)
+        with pytest.raises(ApiStatus) as watching:
+            next(victim.watch(NODES))
+        assert (listing.value.code, watching.value.code) == (status, status)
+        assert victim.get(f"{NODES}/a")
+        assert small.admin.get(NODES)
+    assert victim.get(NODES)
+
+
+def test_a_fault_cuts_the_watches_of_before(small: EmbeddedServer, victim: Client) -> None:
+    watch = victim.watch(NODES)
+    assert next(watch)["type"] == "ADDED"
+    with small.misbehaving(faults.closes_at_once()):
+        with contextlib.suppress(ConnectionError, ssl.SSLError, IncompleteRead):
+            assert list(watch) == []
+        assert list(victim.watch(NODES)) == []
+
+
+def test_a_watch_that_begins_with_an_error_ends_with_it(small: EmbeddedServer, victim: Client) -> None:
+    with small.misbehaving(faults.watch_error(HTTPStatus.GATEWAY_TIMEOUT)):
+        (event,) = victim.watch(NODES)
+    assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 504, "Timeout")
+
+
+def test_a_hanging_request_is_counted_and_never_answered(small: EmbeddedServer, place: Place) -> None:
+    token = small.admin.token(small.admin.get(f"{NODES}/a"))
+    impatient = Client(small.url, ssl.create_default_context(cadata=small.ca_pem), place, token=token, seconds=0.3)
+    with contextlib.closing(impatient):
+        with small.misbehaving(faults.hangs("list")), pytest.raises(TimeoutError):
+            impatient.get(NODES)
+        assert small.requests[Request("list", "nodes", AGENT, "a")] == 1
+        assert impatient.get(NODES)
+
+
+def test_a_list_whose_continuation_expires_has_one_page(small: EmbeddedServer, victim: Client) -> None:
+    small.admin.create_node("b")
+    with small.misbehaving(faults.expired_continue(page_size=1)):
+        page = victim.get(NODES, limit=500)
+        assert names(page["items"]) == ["a"]
+        with pytest.raises(ApiStatus) as error:
+            victim.get(NODES, limit=500, **{"continue": page["metadata"]["continue"]})
+    assert (error.value.code, error.value.reason) == (410, "Expired")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (faults.deaf_watch(bookmarks=False), set()),
+        (faults.deaf_watch(bookmarks=True), {"BOOKMARK"}),
+        (faults.loses_deletions(), {"ADDED", "BOOKMARK"}),
+    ],
+)
+def test_a_watch_withholds_what_the_fault_says(
+    small: EmbeddedServer, victim: Client, fault: faults.Fault, told: set[str]
+) -> None:
+    start = version(small.admin.get(NODES))
+
+    def change() -> None:
+        small.admin.create_node("b")
+        small.admin.delete_node("b")
+
+    later = threading.Timer(0.3, change)
+    later.start()
+    with small.misbehaving(fault):
+        events = list(victim.watch(NODES, resourceVersion=start, allowWatchBookmarks=True, timeoutSeconds=2))
+    later.join()
+    assert {event["type"] for event in events} == told
+
+
+def test_who_knows_the_former_authority_only_does_not_talk_to_the_server(small: EmbeddedServer, place: Place) -> None:
+    former = small.ca_pem
+    small.change_certificate()
+    assert small.ca_pem != former
+    assert small.admin.get(NODES)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        Client(small.url, ssl.create_default_context(cadata=former), place).get(NODES)
+
+
+def test_a_token_that_expired_is_unauthorized_and_counted_as_nobodys(small: EmbeddedServer, victim: Client) -> None:
+    small.expire_tokens()
+    with refused(401, "Unauthorized", "Unauthorized"):
+        victim.get(NODES)
+    assert small.requests[Request("list", "nodes", "", "")] == 1
+    assert small.client(small.admin.token(small.admin.get(f"{NODES}/a"))).get(NODES)

@@ -1,9 +1,9 @@
 """Which API server does a lab run against?  Two that keep one contract: `kube` is the real one, `embedded` a small one.
 
 `kube` is etcd and kube-apiserver: the truth, but 8 s to start and 10 minutes to build where no binary is at hand.
-`embedded` lives in this process, starts in milliseconds and counts requests.  `tests/contract/test_api_server.py` runs
-on both, so what passes on the small one is not an artefact of it.  Both serve TLS inside of a place only, and neither
-leaves key material on a disk.
+`embedded` lives in this process, starts in milliseconds, counts requests and misbehaves if asked to.  The suite
+`tests/contract/test_api_server.py` runs on both, so what passes on the small one is not an artefact of it.  Both serve TLS
+inside of a place only, and neither leaves key material on a disk.
 """
 
 from typing import Literal, Protocol, assert_never
@@ -47,6 +47,12 @@ class ApiServer(Protocol):
 
     def forget_history(self) -> None:
         """Make every watch and `continue` from before now answer 410, as hours of a busy cluster do."""
+
+    def snapshot(self) -> None:
+        """Keep objects and versions as they are for restore(); the server may be started anew for it."""
+
+    def restore(self) -> None:
+        """Have objects and versions as they were at snapshot(), as etcd does; the server is started anew."""
 
 
 def api_server(kind: Kind, place: Place, address: str) -> ApiServer:

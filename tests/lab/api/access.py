@@ -90,6 +90,10 @@ class Access:
         self._bearers[token] = (user, metadata["uid"], time.time() + seconds)
         return token
 
+    def expire(self) -> None:
+        """Make every token that was issued so far worth nothing, as time does; the admin's stays."""
+        self._bearers.clear()
+
     def user(self, authorization: str) -> User:
         """Whoever sent this Authorization header; 401 for a token that is unknown, expired, or of a Node that is gone."""
         if not authorization:

@@ -4,10 +4,12 @@ A thread of this process rather than a process in the place: it starts in millis
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Literal, NamedTuple
 
@@ -16,14 +18,16 @@ from aiohttp import web
 
 from tests.lab.api.access import Access
 from tests.lab.api.client import Client
-from tests.lab.api.rest import NAMESPACES, Request, Rest
-from tests.lab.api.store import Key, Store
+from tests.lab.api.faults import FAULTLESS, Fault
+from tests.lab.api.rest import NAMESPACES, SERVICE_CIDRS, Request, Rest
+from tests.lab.api.store import Key, Snapshot, Store
 from tests.lab.namespaces import Place
 
 PORT = 6443
 BOOKMARK_SECONDS = 1.0  # a real server takes about a minute; who waits for one in a test must not
 SECONDS = 10.0  # to start and to stop, on a machine that is busy with labs
 SYSTEM_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
+SERVICE_RANGES = ("10.96.0.0/16", "fd00:10:96::/112")  # as the real one is told by --service-cluster-ip-range
 
 
 class _Life(NamedTuple):
@@ -31,6 +35,7 @@ class _Life(NamedTuple):
 
     loop: asyncio.AbstractEventLoop
     end: asyncio.Event
+    http: web.Server
 
 
 class EmbeddedServer:
@@ -42,17 +47,22 @@ class EmbeddedServer:
         """Make keys and an empty store; nothing runs yet."""
         self._place = place
         self._address = address
-        self._authority = trustme.CA()
-        self._leaf = self._authority.issue_cert(address)
+        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._trusting: list[ssl.SSLContext] = []  # of the clients
+        self.ca_pem = self._certify()
+        self._handshake_delay = 0.0  # seconds
         self._store = Store()
+        self._snapshot: Snapshot | None = None
         for name in SYSTEM_NAMESPACES:
             self._store.create(NAMESPACES, Key("", name), {"metadata": {"name": name}})
+        ready = {"type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready"}
+        content = {"spec": {"cidrs": [*SERVICE_RANGES]}, "status": {"conditions": [ready]}}
+        self._store.create(SERVICE_CIDRS, Key("", "kubernetes"), content)
         self._access = Access(self._store)
         self._rest = Rest(self._store, self._access, bookmark_seconds=BOOKMARK_SECONDS)
         self._clients: list[Client] = []
         self._thread: threading.Thread | None = None
         self._life: _Life | None = None
-        self.ca_pem = self._authority.cert_pem.bytes().decode()
         self.url = f"https://[{address}]:{PORT}" if ":" in address else f"https://{address}:{PORT}"
         self.admin = self.client(self._access.admin_token)
 
@@ -63,7 +73,8 @@ class EmbeddedServer:
 
     def client(self, token: str) -> Client:
         """A client that may do what the bearer of `token` may."""
-        made = Client(self.url, ssl.create_default_context(cadata=self.ca_pem), self._place, token=token)
+        self._trusting.append(ssl.create_default_context(cadata=self.ca_pem))
+        made = Client(self.url, self._trusting[-1], self._place, token=token)
         self._clients.append(made)
         return made
 
@@ -92,17 +103,82 @@ class EmbeddedServer:
 
     def forget_history(self) -> None:
         """Make every watch and `continue` from before now answer 410."""
+        self._do(self._store.forget_history)
+
+    def snapshot(self) -> None:
+        """Keep objects and versions as they are for restore()."""
+
+        def keep() -> None:
+            self._snapshot = self._store.snapshot()
+
+        self._do(keep)
+
+    def restore(self) -> None:
+        """Have objects and versions as they were at snapshot(); the server is started anew."""
+        assert self._snapshot, "there is no snapshot"
+        self.stop()
+        self._store.restore(self._snapshot)
+        self.start()
+
+    # What the real one cannot be asked to do.
+
+    @contextlib.contextmanager
+    def misbehaving(self, fault: Fault) -> Iterator[None]:
+        """Within the block every request but an administrator's meets a fault; nobody is left with a watch of before."""
+        self._rest.fault = fault
+        self.cut()
+        try:
+            yield
+        finally:
+            self._rest.fault = FAULTLESS
+
+    @contextlib.contextmanager
+    def slow_tls(self, seconds: float) -> Iterator[None]:
+        """Within the block connections from other hosts are accepted and wait so long for the TLS handshake.
+
+        A server without entropy or processor time, which the kernel's listening socket hides from the client.
+        """
+        self._handshake_delay = seconds
+        self.cut()
+        try:
+            yield
+        finally:
+            self._handshake_delay = 0.0
+
+    def change_certificate(self) -> None:
+        """Have another CA and certificate from now on, as after a rotation; clients of this server know, agents do not."""
+        self.ca_pem = self._certify()
+        self.cut()
+
+    def expire_tokens(self) -> None:
+        """Make every token of now worth nothing, as time does; what was asked with it before is cut."""
+        self._do(self._access.expire)
+        self.cut()
+
+    def cut(self) -> None:
+        """End every connection, as a load balancer or a restart does."""
+        if self._life:
+            http = self._life.http
+            self._do(lambda: _abort(http))
+
+    def _certify(self) -> str:
+        """Have a new certificate; who vouches for it, in PEM."""
+        authority = trustme.CA()
+        authority.issue_cert(self._address).configure_cert(self._tls)
+        for tls in self._trusting:
+            authority.configure_trust(tls)
+        return authority.cert_pem.bytes().decode()
+
+    def _do(self, action: Callable[[], None]) -> None:
+        """Have something done to what belongs to the server's loop, in it if it runs."""
         if self._life is None:
-            self._store.forget_history()
+            action()
             return
-        done = threading.Event()
 
-        def forget() -> None:
-            self._store.forget_history()
-            done.set()
+        async def doing() -> None:
+            action()
 
-        self._life.loop.call_soon_threadsafe(forget)
-        assert done.wait(SECONDS), "the embedded server does not answer"
+        asyncio.run_coroutine_threadsafe(doing(), self._life.loop).result(SECONDS)
 
     def _run(self, ready: "Future[_Life]") -> None:
         try:
@@ -113,25 +189,46 @@ class EmbeddedServer:
                 ready.set_exception(error)
 
     async def _serve(self, ready: "Future[_Life]") -> None:
-        life = _Life(asyncio.get_running_loop(), asyncio.Event())
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._leaf.configure_cert(tls)
         app = web.Application(client_max_size=3 << 20)  # bytes; what a real server takes
         app.router.add_route("*", "/{path:.*}", self._rest.handle)
         # Watches never end by themselves, so there is nothing to wait for.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
+        assert runner.server
+        life = _Life(asyncio.get_running_loop(), asyncio.Event(), runner.server)
         try:
             with socket.create_server((self._address, PORT), family=_family(self._address), backlog=1024) as listening:
-                await web.SockSite(runner, listening, ssl_context=tls, backlog=1024).start()
-                ready.set_result(life)
-                await life.end.wait()
+                listening.settimeout(0)
+                async with asyncio.TaskGroup() as group:
+                    accepting = group.create_task(self._accept(listening, life.http))
+                    ready.set_result(life)
+                    await life.end.wait()
+                    accepting.cancel()
         finally:
-            # Cut what is open: a TLS connection that is closed waits for its peer's farewell, and this loop ends.
-            for connection in runner.server.connections if runner.server else ():
-                if connection.transport:
-                    connection.transport.abort()
+            _abort(life.http)  # a TLS connection that is closed waits for its peer's farewell, and this loop ends
             await runner.cleanup()
+
+    async def _accept(self, listening: socket.socket, http: web.Server) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                connection, (host, *_) = await asyncio.get_running_loop().sock_accept(listening)
+                delay = 0.0 if host == self._address else self._handshake_delay
+                group.create_task(self._greet(connection, http, delay))
+
+    async def _greet(self, connection: socket.socket, http: web.Server, delay: float) -> None:
+        try:
+            await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        with contextlib.suppress(OSError):  # who asks went away, or does not trust the certificate
+            await asyncio.get_running_loop().connect_accepted_socket(http, connection, ssl=self._tls)
+
+
+def _abort(http: web.Server) -> None:
+    for connection in http.connections:
+        if connection.transport:
+            connection.transport.abort()
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -6,6 +6,7 @@ So nobody allocates podCIDRs, collects garbage or reports status: the lab plays 
 import contextlib
 import json
 import re
+import shutil
 import ssl
 import subprocess
 from http import HTTPStatus
@@ -90,6 +91,21 @@ class KubeServer:
         # etcd's JSON gateway; a range request is how one asks it for its revision.
         revision = self._etcd_call("range", {"key": "AA=="})["header"]["revision"]
         self._etcd_call("compaction", {"revision": revision, "physical": True})
+        self.start()
+
+    def snapshot(self) -> None:
+        """Keep what etcd stores for restore(); the server is started anew."""
+        self._copy_data("etcd", "etcd-snapshot")
+
+    def restore(self) -> None:
+        """Have etcd store what it did at snapshot(); the server is started anew."""
+        self._copy_data("etcd-snapshot", "etcd")
+
+    def _copy_data(self, source: str, target: str) -> None:
+        home = self._place.path(HOME)
+        self.stop()
+        shutil.rmtree(home / target, ignore_errors=True)
+        shutil.copytree(home / source, home / target)
         self.start()
 
     def _etcd_call(self, what: str, body: Json) -> Json:

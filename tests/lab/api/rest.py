@@ -13,15 +13,17 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from tests.lab.api.access import BINDINGS, NODES, ROLES, SERVICE_ACCOUNTS, Access, Asked, parse_request
+from tests.lab.api.access import BINDINGS, MASTERS, NODES, ROLES, SERVICE_ACCOUNTS, Access, Asked, User, parse_request
 from tests.lab.api.client import ApiStatus, Json
 from tests.lab.api.discovery import document
+from tests.lab.api.faults import FAULTLESS, Fault
 from tests.lab.api.refusals import RECREATED, Kind, UnreadableError, bad_request, conflict, invalid, refusal
 from tests.lab.api.store import Key, Store, merged
 from tests.lab.api.watching import Selection, Watch
 
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", has_status=True)
-KINDS = (NODES, NAMESPACES, SERVICE_ACCOUNTS, ROLES, BINDINGS)
+SERVICE_CIDRS = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", has_status=True)
+KINDS = (NODES, NAMESPACES, SERVICE_ACCOUNTS, ROLES, BINDINGS, SERVICE_CIDRS)
 MERGE_PATCH = "application/merge-patch+json"
 WATCH_SECONDS = 1800  # what a real server takes at least if it is not told (--min-request-timeout)
 TOKEN_SECONDS = 3600  # the same for a TokenRequest
@@ -30,7 +32,10 @@ _NOT_FOUND = "the server could not find the requested resource"
 
 
 class Request(NamedTuple):
-    """What is counted: `user` is the name in RBAC's sense, `node` whose token it was (empty for the admin)."""
+    """What is counted: `user` is the name in RBAC's sense, `node` whose token it was (empty for the admin).
+
+    Both are empty where the token is worth nothing.
+    """
 
     verb: str
     resource: str
@@ -45,24 +50,27 @@ class Rest:
         self._store = store
         self._access = access
         self._bookmark_seconds = bookmark_seconds
+        self.fault = FAULTLESS
+        """What goes wrong for everybody but administrators; may be set by any thread."""
         self._counted: Counter[Request] = Counter()
         self._counting = threading.Lock()  # the server's thread counts, the tests' threads read
 
     def counted(self) -> "Counter[Request]":
-        """Every request so far whose user was known, refused ones too."""
+        """Every request so far, those that were refused or met a fault too."""
         with self._counting:
             return Counter(self._counted)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The answer; never raises for what a client did."""
         try:
-            user = self._access.user(request.headers.get("Authorization", ""))
             asked = parse_request(request.method, request.path, watch=_flag(request, "watch"))
-            with self._counting:
-                self._counted[Request(asked.verb, asked.full_resource or asked.path, user.name, user.node)] += 1
+            user = self._who(request, asked)
+            fault = FAULTLESS if MASTERS in user.groups else self.fault
+            if (wrong := await fault.answer(request, asked)) is not None:
+                return wrong
             self._access.check(user, asked)
             if asked.resource:
-                return await self._resource(request, asked)
+                return await self._resource(request, asked, fault)
             if asked.path in ("/readyz", "/livez", "/healthz"):
                 return web.Response(text="ok")
             return web.json_response(document(asked.path, KINDS))
@@ -72,7 +80,17 @@ class Rest:
         except ApiStatus as status:
             return web.json_response(status.body, status=status.code)
 
-    async def _resource(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+    def _who(self, request: web.Request, asked: Asked) -> User:
+        """Who asks, now counted; 401 for a token that is worth nothing."""
+        user = User("")
+        try:
+            user = self._access.user(request.headers.get("Authorization", ""))
+        finally:
+            with self._counting:
+                self._counted[Request(asked.verb, asked.full_resource or asked.path, user.name, user.node)] += 1
+        return user
+
+    async def _resource(self, request: web.Request, asked: Asked, fault: Fault) -> web.StreamResponse:
         kind = _kind(asked)
         for parameter in _UNSUPPORTED:
             if parameter in request.query:
@@ -81,9 +99,9 @@ class Rest:
         selection = _selection(request, kind, key)
         match asked.verb:
             case "watch":
-                return await self._watch(request, selection)
+                return await self._watch(request, selection, fault)
             case "list":
-                return web.json_response(self._list(request, selection))
+                return web.json_response(self._list(request, selection, fault))
             case "get":
                 return web.json_response(selection.view(self._store.get(kind, key)))
             case "create":
@@ -107,9 +125,10 @@ class Rest:
                 message = "the server does not allow this method on the requested resource"
                 raise refusal(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
 
-    def _list(self, request: web.Request, selection: Selection) -> Json:
+    def _list(self, request: web.Request, selection: Selection, fault: Fault) -> Json:
         objects = [one for one in self._store.all(selection.kind) if selection.has(one)]
-        page = self._store.page(objects, _number(request, "limit"), request.query.get("continue", ""))
+        limit = fault.page_size or _number(request, "limit")
+        page = self._store.page(objects, limit, request.query.get("continue", ""))
         metadata: Json = {"resourceVersion": str(page.version)}
         if page.token:
             metadata |= {"continue": page.token, "remainingItemCount": page.remaining}
@@ -121,14 +140,20 @@ class Rest:
             items = [{name: one[name] for name in one if name not in ("apiVersion", "kind")} for one in page.objects]
         return {"kind": kind, "apiVersion": version, "metadata": metadata, "items": items}
 
-    async def _watch(self, request: web.Request, selection: Selection) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, selection: Selection, fault: Fault) -> web.StreamResponse:
         start = _number(request, "resourceVersion")
         seconds = _number(request, "timeoutSeconds") or WATCH_SECONDS
         every = self._bookmark_seconds if _flag(request, "allowWatchBookmarks") else None
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):  # whoever watched went away
-            watch = Watch(store=self._store, selection=selection, write=response.write, bookmark_seconds=every)
+            watch = Watch(
+                store=self._store,
+                selection=selection,
+                write=response.write,
+                bookmark_seconds=every,
+                withheld=fault.withheld,
+            )
             await watch.run(start=start, seconds=seconds)
         return response
 

@@ -22,7 +22,7 @@ from tests.lab.api.refusals import RECREATED, Kind, UnreadableError, bad_request
 
 HISTORY = 100_000  # changes; a lab of 1,000 nodes makes 5,000
 SNAPSHOTS = 100  # unfinished listings
-_TOO_OLD_PAGE = (
+TOO_OLD_PAGE = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the "
     "continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing "
     "with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the "
@@ -62,6 +62,15 @@ class Page:
     remaining: int
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that was stored at a time; what had happened before is not in it."""
+
+    version: int
+    objects: Mapping[Kind, Mapping[Key, Json]]
+    newest: Mapping[Kind, int]
+
+
 class Store:
     """Objects of every kind under one version counter."""
 
@@ -93,7 +102,7 @@ class Store:
         if token:
             snapshot, start = _read_token(token)
             if snapshot not in self._snapshots:
-                raise refusal(HTTPStatus.GONE, "Expired", _TOO_OLD_PAGE)
+                raise refusal(HTTPStatus.GONE, "Expired", TOO_OLD_PAGE)
             version, objects = self._snapshots[snapshot]
         end = start + limit if limit else len(objects)
         remaining = max(0, len(objects) - end)
@@ -172,6 +181,16 @@ class Store:
         self._history.clear()
         self._snapshots.clear()
         self._forgotten = self.version
+
+    def snapshot(self) -> Snapshot:
+        """Objects and versions as they are now."""
+        return Snapshot(self.version, {kind: dict(objects) for kind, objects in self._objects.items()}, dict(self._newest))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Objects and versions as they were then; the next version is one that has been given before, to something else."""
+        self.version, self._newest = snapshot.version, dict(snapshot.newest)
+        self._objects = {kind: dict(objects) for kind, objects in snapshot.objects.items()}
+        self.forget_history()
 
     def _commit(self, kind: Kind, key: Key, event: str, content: Json) -> Json:
         self.version += 1

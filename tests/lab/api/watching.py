@@ -38,35 +38,40 @@ class Selection:
 
     def event(self, change: Change) -> bytes:
         """The line of a change."""
-        return _line(change.type, self.view(change.object)) if self.metadata_only else change.line
+        return line(change.type, self.view(change.object)) if self.metadata_only else change.line
 
     def bookmark(self, version: int) -> bytes:
         """The line that says: you have seen everything up to `version`."""
         bare = {"kind": self.kind.kind, "apiVersion": self.kind.api_version, "metadata": {"resourceVersion": str(version)}}
-        return _line("BOOKMARK", self.view(bare))
+        return line("BOOKMARK", self.view(bare))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One watch: what is selected, where its lines go, how often a bookmark is due (None: never)."""
+    """One watch: what is selected, where its lines go, how often a bookmark is due (None: never).
+
+    Events of the types in `withheld` are not told: a fault.
+    """
 
     store: Store
     selection: Selection
     write: Write
     bookmark_seconds: float | None
+    withheld: frozenset[str] = frozenset()
 
     async def run(self, *, start: int, seconds: float) -> None:
         """Write what came after version `start` (0: what is there, and then what comes) until `seconds` are over."""
         queue: asyncio.Queue[Change] = asyncio.Queue()
-        # No await between these two: no change falls between the past and the future.
-        known = self.store.version
+        # No await between these two: no change falls between the past and the future.  A version that is yet to come, as a
+        # restore leaves them behind, is waited for in silence.
+        known = max(start, self.store.version)
         past = _present(self.store, self.selection.kind) if start == 0 else self.store.since(self.selection.kind, start)
         unsubscribe = self.store.subscribe(queue.put_nowait)
         try:
             if past is None:
                 # Once a watch was accepted a real server tells of its end by an event, not by the HTTP status.
                 message = f"too old resource version: {start} ({self.store.version})"
-                await self.write(_line("ERROR", refusal(HTTPStatus.GONE, "Expired", message).body))
+                await self.write(line("ERROR", refusal(HTTPStatus.GONE, "Expired", message).body))
                 return
             for change in past:
                 await self._tell(change)
@@ -88,13 +93,15 @@ class Watch:
                 newest = self.store.newest(self.selection.kind)
                 if self.bookmark_seconds and queue.empty():
                     bookmark = now() + self.bookmark_seconds
-                    if newest > known:
+                    if newest > known and "BOOKMARK" not in self.withheld:
                         await self.write(self.selection.bookmark(newest))
             else:
-                await self._tell(change)
+                if change.version > known:
+                    await self._tell(change)
 
     async def _tell(self, change: Change) -> None:
-        if change.kind == self.selection.kind and self.selection.has(change.object):
+        mine = change.kind == self.selection.kind and self.selection.has(change.object)
+        if mine and change.type not in self.withheld:
             await self.write(self.selection.event(change))
 
 
@@ -103,5 +110,6 @@ def _present(store: Store, kind: Kind) -> list[Change]:
     return [Change(int(one["metadata"]["resourceVersion"]), kind, "ADDED", one) for one in store.all(kind)]
 
 
-def _line(event: str, item: Json) -> bytes:
+def line(event: str, item: Json) -> bytes:
+    """An event as a watch sends it."""
     return json.dumps({"type": event, "object": item}).encode() + b"\n"
