@@ -57,9 +57,7 @@ def test_a_joining_nodes_pod_reaches_all_others_soon_after_its_annotations_appea
     assert all(other.pings(pod.addresses[version]) for other in others for version in (4, 6))
 
 
-def test_a_node_that_leaves_is_forgotten_by_all_after_a_minute_and_stays_closed(
-    lab: Lab, fourth: tuple[LabNode, Pod]
-) -> None:
+def test_a_node_that_leaves_is_forgotten_by_all_after_a_minute_and_stays_closed(lab: Lab, fourth: tuple[LabNode, Pod]) -> None:
     node, _ = fourth
     lab.start(node)
     eventually(lambda: "wigglenet/public-key" in lab.annotations("d"), what="d is announced", seconds=20)

@@ -174,6 +174,44 @@ def test_the_next_turn_repairs_what_failed() -> None:
     assert bench.tables["cni"].content
 
 
+SILENCED = (
+    replace(B, public_key=None),
+    replace(B, pod_cidrs=nets("")),
+    replace(B, public_key=None, pod_cidrs=nets(""), uid=NodeUID("anew"), created="2026-02-01T00:00:00Z"),
+)
+
+
+@pytest.mark.parametrize("silenced", SILENCED)
+def test_a_nodes_word_that_is_taken_away_counts_for_a_minute_and_no_longer(silenced: NodeFacts) -> None:
+    bench = Bench(A, B)
+    bench.turn()
+    before = bench.content
+    if silenced.uid != B.uid:
+        bench.store.drop(B.uid)
+    bench.store.put(silenced)
+    bench.store.put(replace(silenced, public_key=None, pod_cidrs=nets("")))
+    bench.now = LINGER_SECONDS - 1
+    bench.turn()
+
+    assert bench.content == before
+
+    bench.now = LINGER_SECONDS
+    bench.turn()
+
+    assert not bench.tables["peers"].content
+
+
+def test_a_word_that_is_given_anew_is_remembered_anew() -> None:
+    bench = Bench(A, B)
+    moved = replace(B, pod_cidrs=nets("10.2.0.0/25"))
+    bench.store.put(replace(B, public_key=None))
+    bench.store.put(moved)
+    bench.store.drop(B.uid)
+    bench.turn()
+
+    assert {str(k.to) for k in bench.tables["routes"].content} == {"10.2.0.0/25"}
+
+
 EVENTS = st.lists(st.tuples(st.sampled_from(["put", "drop", "other"]), st.integers(0, 5)), max_size=20)
 
 

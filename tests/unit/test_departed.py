@@ -48,6 +48,24 @@ def test_whoever_exists_takes_over_at_once_what_a_node_that_is_gone_had() -> Non
     assert not planned(GONE, heir).contested
 
 
+def test_a_part_of_what_the_agent_said_that_is_missing_is_what_it_was() -> None:
+    for silent in (
+        replace(B, public_key=None),
+        replace(B, pod_cidrs=nets("")),
+        replace(B, public_key=None, pod_cidrs=nets("")),
+    ):
+        assert desired(GONE, silent) == desired(B)
+
+
+def test_whoever_speaks_takes_over_at_once_what_a_silent_node_only_said() -> None:
+    silent = replace(B, public_key=None, pod_cidrs=nets(""), spec_pod_cidrs=nets(""))
+    heir = node("z", pods="10.2.0.0/24", spec="", internal="192.0.2.9", created="2026-06-01T00:00:00Z")
+    state = desired(replace(GONE, spec_pod_cidrs=nets("")), silent, heir)
+
+    assert state.peers[key("z")].allowed_ips == nets("10.2.0.0/24 192.0.2.9/32")
+    assert state.peers[key("b")].allowed_ips == nets("192.0.2.2/32")
+
+
 def test_a_node_that_takes_another_name_keeps_its_key() -> None:
     renamed = replace(B, uid=NodeUID("renamed"), name=type(B.name)("b2"), created="2026-06-01T00:00:00Z")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID, Version
 
 LINGER_SECONDS = 60.0
-"""How long the last facts of a Node that was deleted are told: it may be registered anew, by an agent that has lost nothing."""
+"""How long it is told what an agent said whose Node, or word, somebody took away: it may be back, and have lost nothing."""
 
 
 class ClusterStore:
@@ -18,7 +18,7 @@ class ClusterStore:
         self._changed, self._clock = changed, clock
         self._nodes: dict[NodeUID, NodeFacts] = {}
         self._versions: dict[NodeUID, Version] = {}
-        self._departed: dict[NodeName, tuple[float, NodeFacts]] = {}
+        self._said: dict[NodeName, tuple[float, NodeFacts]] = {}
         self._awaited: set[NodeUID] | None = None
         self._services: frozenset[IPNetwork] = frozenset()
 
@@ -31,6 +31,10 @@ class ClusterStore:
         """Record a Node as it is now; the same facts again change nothing."""
         was_complete, before = self.complete, self._nodes.get(facts.uid)
         self._nodes[facts.uid], self._versions[facts.uid] = facts, version
+        if before is not None and _silenced(before, facts):
+            self._remember(before)
+        elif (kept := self._said.get(facts.name)) and kept[1].uid == facts.uid and not _silenced(kept[1], facts):
+            del self._said[facts.name]
         if self._awaited:
             self._awaited.discard(facts.uid)
         if before != facts or self.complete != was_complete:
@@ -44,8 +48,8 @@ class ClusterStore:
         """A Node is gone, and what its agent said is told for a while longer; one that is not known is fine."""
         was_complete, before = self.complete, self._nodes.pop(uid, None)
         self._versions.pop(uid, None)
-        if before is not None and before.public_key is not None:
-            self._departed[before.name] = (self._clock(), before)
+        if before is not None:
+            self._remember(before)
         if self._awaited:
             self._awaited.discard(uid)
         if before is not None or self.complete != was_complete:
@@ -77,12 +81,23 @@ class ClusterStore:
         if not self.complete:
             return None
         now = self._clock()
-        self._departed = {name: gone for name, gone in self._departed.items() if now - gone[0] < LINGER_SECONDS}
-        departed = [replace(facts, departed=True) for _, facts in self._departed.values() if facts.uid not in self._nodes]
+        self._said = {name: said for name, said in self._said.items() if now - said[0] < LINGER_SECONDS}
+        departed = (replace(facts, departed=True) for _, facts in self._said.values())
         return ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
+
+    def _remember(self, before: NodeFacts) -> None:
+        """What an agent said before it, or its word, was gone; of what goes in parts the first."""
+        kept = self._said.get(before.name)
+        if before.public_key is not None and (kept is None or kept[1].uid != before.uid):
+            self._said[before.name] = (self._clock(), before)
 
     def published(self, name: NodeName) -> dict[str, str]:
         """The `wigglenet/` annotations of the youngest Node of that name; empty without one."""
         named = (n for n in self._nodes.values() if n.name == name)
         youngest = max(named, key=lambda n: (n.created, n.uid), default=None)
         return dict(youngest.annotations) if youngest else {}
+
+
+def _silenced(before: NodeFacts, now: NodeFacts) -> bool:
+    """Whether an agent's word has gone, or a part of it that no agent takes back."""
+    return bool(before.public_key and not now.public_key) or bool(before.pod_cidrs and not now.pod_cidrs)

@@ -2,7 +2,7 @@
 
 Every network and address that a Node says to have is a claim.  Claims are accepted greedily: first those that only the
 control plane can write (`spec.podCIDRs`), then `status.addresses`, then the agents' own annotations; among equals the
-older Node, then the smaller UID; last of all, in the same order, those of Nodes that are gone.  A claim that overlaps an
+older Node, then the smaller UID; last of all, in the same order, what only the past said.  A claim that overlaps an
 accepted one of another Node, or of another purpose, is refused and named; it blocks nothing.  Source: README, "Who owns an
 address".
 """
@@ -47,8 +47,8 @@ class Trust(IntEnum):
 class Claim(NamedTuple):
     """One network that one Node says to have; the order of its fields is the order of acceptance."""
 
-    departed: bool
-    """Whether its Node is gone: whatever exists takes over at once."""
+    past: bool
+    """Whether it is what a Node that is gone, or an annotation that is missing, said: whatever is said now takes over."""
     trust: Trust
     created: str
     uid: NodeUID
@@ -117,7 +117,7 @@ def plan_ownership(
             reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}"
         if not reason:
             accepted.add((claim.uid, claim.for_pods, network))
-        elif not claim.departed:  # of a Node that is gone there is nothing to mend
+        elif not claim.past:  # there is nothing to mend
             refused.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
     return Ownership(accepted=frozenset(accepted), problems=frozenset(_named(refused)))
 
@@ -133,9 +133,10 @@ def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[
 def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
     for node in nodes:
         for trust, networks in _said(node):
+            past = node.departed or (node.reminded and trust in {Trust.POD_CIDRS, Trust.NODE_IPS})
             for n in networks:
                 first, last = int(n.network_address), int(n.broadcast_address)
-                yield Claim(node.departed, trust, node.created, node.uid, n.version, first, last, node.name), n
+                yield Claim(past, trust, node.created, node.uid, n.version, first, last, node.name), n
 
 
 def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:

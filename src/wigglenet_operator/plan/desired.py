@@ -130,18 +130,25 @@ def plan_annotations(host: HostFacts, networks: Iterable[IPNetwork]) -> dict[str
 def _known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
     """Names are unique: of Nodes of one name the one that exists, the youngest first.
 
-    A Node that was registered anew says nothing before its agent has a new token: until then, for as long as that is
-    remembered, the agent is what it was.
+    One that was registered anew says nothing before its agent has a new token, and annotations can be removed by hand: for as
+    long as that is remembered, the agent's word is what it was.
     """
     known: dict[NodeName, NodeFacts] = {}
     for node in sorted(cluster.nodes, key=lambda n: (not n.departed, n.created, n.uid)):
         before = known.get(node.name)
-        if before and before.departed and node.public_key is None and not node.departed:
-            said = replace(node, public_key=before.public_key, pod_cidrs=before.pod_cidrs, node_ips=before.node_ips)
-            known[node.name] = said
-        else:
-            known[node.name] = node
+        silent = not ((node.public_key and node.pod_cidrs) or node.departed)
+        known[node.name] = _reminded(node, before) if silent and before and before.departed else node
     return known
+
+
+def _reminded(node: NodeFacts, before: NodeFacts) -> NodeFacts:
+    return replace(
+        node,
+        public_key=node.public_key or before.public_key,
+        pod_cidrs=node.pod_cidrs or before.pod_cidrs,
+        node_ips=node.node_ips or before.node_ips,
+        reminded=True,
+    )
 
 
 def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ownership) -> frozenset[Problem]:

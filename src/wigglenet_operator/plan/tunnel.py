@@ -25,10 +25,10 @@ class Members:
 
 
 def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey) -> Members:
-    """Every other Node with a usable key; of Nodes with the same key only the oldest, and one that is gone last of all."""
+    """Every other Node with a usable key; of those with one key only the oldest, and what only the past said last of all."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
-    for node in sorted(others, key=lambda n: (n.departed, n.created, n.uid)):
+    for node in sorted(others, key=lambda n: (n.departed or n.reminded, n.created, n.uid)):
         if node.public_key is None:
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
