@@ -17,6 +17,8 @@ ROOT_ONLY = ("tests/contract", "tests/lab", "tests/bench")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--api", choices=["embedded", "kube", "both"], default="embedded", help="API server of lab and contract")
     parser.addoption("--wireguard", choices=["userspace", "kernel"], default="userspace", help="of lab and contract")
+    parser.addoption("--soak", type=float, default=20, metavar="SECONDS", help="how long the lab's soak goes on (default 20)")
+    parser.addoption("--seed", type=int, default=1, help="of the soak's mishaps (default 1)")
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 
@@ -28,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    absent = {"embedded": "kube", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
+    absent = {"embedded": "kube", "kube": "embedded", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
     unwanted = {absent.get(config.getoption(option)) for option in ("--api", "--wireguard")}
     left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]
     if left_out:

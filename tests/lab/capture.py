@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -33,10 +34,10 @@ class Packet:
 
 
 class Capture:
-    """A thread that collects frames from every bridge port of that name."""
+    """A thread that collects frames from every bridge port of that name; those only that `wanted` wants, if it is given."""
 
-    def __init__(self, place: Place, *, ports: str) -> None:
-        self._ports = ports
+    def __init__(self, place: Place, *, ports: str, wanted: Callable[[Packet], bool] | None = None) -> None:
+        self._ports, self._wanted = ports, wanted
         with place.network():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: nothing may be missed
@@ -52,7 +53,9 @@ class Capture:
                 frame, (port, _, kind, *_) = self._socket.recvfrom(65536)
             except TimeoutError:
                 continue
-            if port.startswith(self._ports) and kind != PACKET_OUTGOING:
+            if not port.startswith(self._ports) or kind == PACKET_OUTGOING:
+                continue
+            if self._wanted is None or self._wanted(parsed(frame)):
                 self._frames.append(frame)
 
     def stop(self) -> list[Packet]:

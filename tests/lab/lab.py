@@ -13,13 +13,14 @@ Everything lives in namespaces of the lab's own and is gone with it, also after 
 never touched.  Labs may run side by side.
 """
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from tests.lab.api import api_server
-from tests.lab.capture import Capture
+from tests.lab.capture import Capture, Packet
 from tests.lab.mesh import Mesh
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
@@ -115,9 +116,9 @@ class Lab(Mesh[Pod]):
             pod.wait_connected()
         return pods
 
-    def capture(self) -> Capture:
-        """Everything that crosses the underlay from now on."""
-        return Capture(self.place, ports="u-")
+    def capture(self, wanted: Callable[[Packet], bool] | None = None) -> Capture:
+        """Everything, or all that is wanted, that crosses the underlay from now on."""
+        return Capture(self.place, ports="u-", wanted=wanted)
 
     def story(self) -> str:
         """What every agent has said, for a failure's report."""

@@ -5,6 +5,7 @@ One code for the lab's namespaces and for the pods of a real cluster.
 
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress
 
+ANSWER = re.compile(r"(?:\[([\d.]+)\] )?\d+ bytes from .*icmp_seq=(\d+)(?:.* time=([\d.]+) ms)?")
+"""When it came (`ping -D`, Unix seconds), its number, and how long it took in milliseconds."""
 IN_FLIGHT = 100
 """Echoes that may be unanswered at the end, a second's: a busy machine answers late, and that is no loss."""
 
@@ -107,9 +110,39 @@ def count_echoes(said: str, *, title: str) -> tuple[int, list[int]]:
 
     The last ones may still be on their way when ping is told to stop: they do not count.
     """
-    match = re.search(r"(\d+) packets transmitted", said)
-    assert match, f"{title}: ping said {said[-500:]!r}"
-    sent = int(match.group(1))
-    answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", said)}
+    sent, answered = _sent(said, title), answers(said)
     counted = max(sent - IN_FLIGHT, *answered, 0)
     return counted, [number for number in range(1, counted + 1) if number not in answered]
+
+
+def when_lost(said: str, *, title: str, began: float, ended: float) -> list[float]:
+    """Of a `ping -D` that ran so long (Unix seconds): when each echo that `count_echoes` calls lost was sent.
+
+    Between the neighbours that were answered, for ping keeps its pace.
+    """
+    sent, answered = _sent(said, title), answers(said)
+    known = sorted(({0: began, sent + 1: ended} | answered).items())
+    _, lost = count_echoes(said, title=title)
+    return [_between(known, number) for number in lost]
+
+
+def answers(said: str) -> dict[int, float]:
+    """When each answered echo was sent, by its number from 1 on; Unix seconds if ping said when answers came (-D), else 0."""
+    found: dict[int, float] = {}
+    last = 0
+    for came, number, took in ANSWER.findall(said):
+        last += (int(number) - last + 0x8000) % 0x10000 - 0x8000  # ping counts to 65535 and then again from 0
+        found[last] = float(came) - float(took or 0) / 1000 if came else 0.0
+    return found
+
+
+def _sent(said: str, title: str) -> int:
+    match = re.search(r"(\d+) packets transmitted", said)
+    assert match, f"{title}: ping said {said[-500:]!r}"
+    return int(match.group(1))
+
+
+def _between(known: Sequence[tuple[int, float]], number: int) -> float:
+    at = bisect(known, (number, 0.0))
+    (before, then), (after, later) = known[at - 1], known[at]
+    return then + (later - then) * (number - before) / (after - before)

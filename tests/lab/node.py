@@ -4,6 +4,7 @@ The namespaces are held by an anchor that outlives the agents, so an agent can b
 DaemonSet, and wireguard-go comes back by itself as its container would.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -22,6 +23,7 @@ CONFLIST = "/etc/cni/net.d/10-wigglenet.conflist"
 SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 LOG = "/run/agent.log"
 LINK = "wigglenet"
+AGENT = (sys.executable, "-m", "wigglenet_operator", "run")
 KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
 
 
@@ -81,8 +83,18 @@ class LabNode:
         environment = dict(self.environment)
         if pythonpath:
             environment["PYTHONPATH"] = pythonpath
-        command = (sys.executable, "-m", "wigglenet_operator", "run")
-        self._agent = self.place.popen(*command, log=LOG, env=environment)
+        self._agent = self.place.popen(*AGENT, log=LOG, env=environment)
+
+    def second_agent(self) -> tuple[int, str]:
+        """Start another agent by mistake: its exit status and what it said."""
+        log = "/run/second-agent.log"
+        self.path(log).unlink(missing_ok=True)
+        second = self.place.popen(*AGENT, log=log, env=self.environment)
+        try:
+            second.wait(20)
+        except subprocess.TimeoutExpired:
+            stop(second)
+        return second.returncode, self.path(log).read_text()
 
     def stop_agent(self) -> int:
         """SIGTERM, as on an upgrade; the exit status."""
@@ -96,6 +108,19 @@ class LabNode:
         signal_command(self._agent, signal.SIGKILL)
         self._agent.wait(10)
         self._agent = None
+
+    def wireguard_pid(self) -> int:
+        """The process id of wireguard-go."""
+        assert self._wireguard, f"node {self.name} has no userspace WireGuard"
+        nsenter = self._wireguard.pid
+
+        def found() -> list[int]:
+            with contextlib.suppress(FileNotFoundError):
+                ours = [pid for shell in children(nsenter) for pid in children(shell)]
+                return [pid for pid in ours if Path(f"/proc/{pid}/comm").read_text() == "wireguard-go\n"]
+            return []
+
+        return eventually(found, what=f"wireguard-go of {self.name} runs")[0]
 
     def agent_pid(self) -> int:
         """The agent's process id, for a look into /proc."""

@@ -1,8 +1,10 @@
 """A pod: a network namespace on a node, connected by the real CNI plugins from the agent's own configuration."""
 
+import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from functools import partial
 from ipaddress import ip_address, ip_interface
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.cni import run_list
-from tests.lab.mesh import count_echoes
+from tests.lab.mesh import answers, count_echoes, when_lost
 from tests.lab.namespaces import Place, signal_command
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPAddress
@@ -19,6 +21,8 @@ from wigglenet_operator.model.facts import IPAddress
 STREAMS = count(1)
 PACE = 0.01 * SLOWNESS
 """Seconds between two echoes of a stream."""
+TAIL = 1000
+"""Bytes of a ping's output that hold several lines."""
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -59,7 +63,7 @@ class Pod:
     def stream(self, address: IPAddress, *, interval: float = PACE) -> "Stream":
         """Echo requests without a pause until it is stopped."""
         log = f"/run/ping-{self.name}-{next(STREAMS)}"
-        command = self.argv("ping", "-n", "-i", str(interval), str(address))
+        command = self.argv("ping", "-n", "-D", "-i", str(interval), str(address))
         return Stream(f"{self.name} -> {address}", self._place.popen(*command, log=log), self._place.path(log))
 
     def listen(self, version: int, *, port: int = 8080) -> socket.socket:
@@ -86,9 +90,21 @@ class Stream:
 
     def __init__(self, title: str, process: "subprocess.Popen[str]", log: Path) -> None:
         self.title, self._process, self._log = title, process, log
+        self._began, self._ended = time.time(), 0.0
 
     def stop(self) -> tuple[int, list[int]]:
         """End it; how many echoes were sent, and the numbers of those that were lost."""
         signal_command(self._process, signal.SIGINT)
         self._process.wait(10)
+        self._ended = time.time()
         return count_echoes(self._log.read_text(), title=self.title)
+
+    def when_lost(self) -> list[float]:
+        """After `stop`: when each lost echo was sent, Unix seconds."""
+        return when_lost(self._log.read_text(), title=self.title, began=self._began, ended=self._ended)
+
+    def last_answered(self) -> float:
+        """When the last echo that has been answered so far was sent, Unix seconds; 0 before the first."""
+        with self._log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+            return max(answers(log.read().decode()).values(), default=0.0)
