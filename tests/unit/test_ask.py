@@ -13,9 +13,9 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 
 from wigglenet_operator.errors import ApiError, ConfigError
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.census import list_nodes, list_service_ranges, node_exists
+from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.publish import AnnotationTable
-from wigglenet_operator.model.facts import NodeName, NodeUID
+from wigglenet_operator.model.facts import NodeName
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -184,18 +184,3 @@ def test_service_ranges_are_listed_where_they_are_served(status: int, text: str,
 def test_service_ranges_that_cannot_be_read_are_an_api_error(status: int, text: str) -> None:
     with pytest.raises(ApiError, match="list ServiceCIDRs: "):
         against(answering(text, status=status), list_service_ranges)
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "exists"),
-    [
-        (200, '{"metadata":{"uid":"u1"}}', True),
-        (200, '{"metadata":{"uid":"u2"}}', False),
-        (404, '{"message":"not found"}', False),
-    ],
-)
-def test_a_node_exists_only_with_its_uid(status: int, text: str, *, exists: bool) -> None:
-    def ask(api: ApiClient) -> Awaitable[bool]:
-        return node_exists(api, NodeName("a"), NodeUID("u1"))
-
-    assert against(answering(text, status=status), ask) is exists

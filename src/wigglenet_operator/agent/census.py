@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import ApiError
-from wigglenet_operator.model.facts import IPNetwork, NodeName, NodeUID, Version
+from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
 
 log = logging.getLogger(__name__)
 SECONDS_PER_NODE, LEAST_SECONDS, MOST_SECONDS = 0.3, 10.0, 300.0
@@ -30,12 +30,11 @@ class Census:
         store: ClusterStore,
         *,
         listed: Callable[[], Awaitable[Mapping[NodeUID, Version]]],
-        exists: Callable[[NodeName, NodeUID], Awaitable[bool]],
         services: Callable[[], Awaitable[frozenset[IPNetwork] | None]],
         renew: Callable[[str], None],
     ) -> None:
         """`services` gives the ranges of Services, None if nobody tells; `renew` starts a fresh watch for a reason."""
-        self._store, self._listed, self._exists, self._services, self._renew = store, listed, exists, services, renew
+        self._store, self._listed, self._services, self._renew = store, listed, services, renew
         self._knows_services = True
         self._asked = asyncio.Event()
         self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
@@ -85,9 +84,11 @@ class Census:
         self._store.serve(services or frozenset())
 
     async def _drop_the_vanished(self, listed: Mapping[NodeUID, Version]) -> None:
-        for uid, name in self._store.missing(listed).items():
-            if not await self._exists(name, uid):  # it may have come after the listing
-                log.info("node %s is gone, and no event told of it", name)
+        """What came after a listing and was recorded since is in the next one."""
+        if missing := self._store.missing(listed):
+            again = await self._listed()
+            for uid in missing.keys() - again.keys():
+                log.info("node %s is gone, and no event told of it", missing[uid])
                 self._store.drop(uid)
 
     def _judge(self, listed: Mapping[NodeUID, Version]) -> float:

@@ -30,7 +30,7 @@ from wigglenet_operator.kernel.sysctls import SysctlTable
 from wigglenet_operator.kernel.wg_uapi import DIRECTORY, UapiDevice
 from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.census import list_nodes, list_service_ranges, node_exists
+from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.kube.operator import KopfOperator
 from wigglenet_operator.kube.publish import AnnotationTable
@@ -91,7 +91,6 @@ class _Agent:
         self._census = Census(
             self.store,
             listed=partial(list_nodes, api),
-            exists=partial(node_exists, api),
             services=partial(list_service_ranges, api),
             renew=self._operator.renew,
         )

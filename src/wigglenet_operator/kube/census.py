@@ -7,11 +7,10 @@ from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
-from wigglenet_operator.model.facts import IPNetwork, NodeName, NodeUID, Version
+from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
 
 PAGE = 500
 METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
-ONE_METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
 
 
 async def list_nodes(api: ApiClient) -> dict[NodeUID, Version]:
@@ -29,17 +28,6 @@ async def list_nodes(api: ApiClient) -> dict[NodeUID, Version]:
         if not token:
             return found
         query = [("limit", str(PAGE)), ("continue", token)]
-
-
-async def node_exists(api: ApiClient, name: NodeName, uid: NodeUID) -> bool:
-    """Whether there is a Node of that name and UID; ApiError if the server does not say."""
-    try:
-        found = await ask(api, "GET", f"/api/v1/nodes/{name}", what=f"get node {name}", headers=ONE_METADATA_ONLY)
-    except ApiError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            return False
-        raise
-    return (found.get("metadata") or {}).get("uid") == uid
 
 
 async def list_service_ranges(api: ApiClient) -> frozenset[IPNetwork] | None:
