@@ -15,8 +15,8 @@ from typing import Generic, Protocol, TypeVar
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress
 
-ANSWER = re.compile(r"(?:\[([\d.]+)\] )?\d+ bytes from .*icmp_seq=(\d+)(?:.* time=([\d.]+) ms)?")
-"""When it came (`ping -D`, Unix seconds), its number, and how long it took in milliseconds."""
+LINE = re.compile(r"(?:\[([\d.]+)\] )?(no answer yet for|\d+ bytes from .*) ?icmp_seq=(\d+)(?:.* time=([\d.]+) ms)?")
+"""When (`ping -D`, Unix seconds) what happened to which echo, and how long an answer took in milliseconds."""
 IN_FLIGHT = 100
 """Echoes that may be unanswered at the end, a second's: a busy machine answers late, and that is no loss."""
 
@@ -118,22 +118,26 @@ def count_echoes(said: str, *, title: str) -> tuple[int, list[int]]:
 def when_lost(said: str, *, title: str, began: float, ended: float) -> list[float]:
     """Of a `ping -D` that ran so long (Unix seconds): when each echo that `count_echoes` calls lost was sent.
 
-    Between the neighbours that were answered, for ping keeps its pace.
+    Of a lost one ping says, with `-O`, when it sent the next, and else it keeps its pace.
     """
     sent, answered = _sent(said, title), answers(said)
-    known = sorted(({0: began, sent + 1: ended} | answered).items())
+    unanswered = {number + 1: at for number, at, took in _lines(said) if took is None}
+    known = sorted(({0: began, sent + 1: ended} | unanswered | answered).items())
     _, lost = count_echoes(said, title=title)
     return [_between(known, number) for number in lost]
 
 
 def answers(said: str) -> dict[int, float]:
-    """When each answered echo was sent, by its number from 1 on; Unix seconds if ping said when answers came (-D), else 0."""
-    found: dict[int, float] = {}
+    """When each answered echo was sent, by its number from 1 on; Unix seconds if ping said when answers came (-D)."""
+    return {number: at - took for number, at, took in _lines(said) if took is not None}
+
+
+def _lines(said: str) -> Iterator[tuple[int, float, float | None]]:
+    """The number of an echo, when ping said something of it, and how many seconds its answer took, None without one."""
     last = 0
-    for came, number, took in ANSWER.findall(said):
+    for at, what, number, took in LINE.findall(said):
         last += (int(number) - last + 0x8000) % 0x10000 - 0x8000  # ping counts to 65535 and then again from 0
-        found[last] = float(came) - float(took or 0) / 1000 if came else 0.0
-    return found
+        yield last, float(at or 0), None if what.startswith("no") else float(took or 0) / 1000
 
 
 def _sent(said: str, title: str) -> int:

@@ -63,7 +63,7 @@ class Pod:
     def stream(self, address: IPAddress, *, interval: float = PACE) -> "Stream":
         """Echo requests without a pause until it is stopped."""
         log = f"/run/ping-{self.name}-{next(STREAMS)}"
-        command = self.argv("ping", "-n", "-D", "-i", str(interval), str(address))
+        command = self.argv("ping", "-n", "-D", "-O", "-i", str(interval), str(address))
         return Stream(f"{self.name} -> {address}", self._place.popen(*command, log=log), self._place.path(log))
 
     def listen(self, version: int, *, port: int = 8080) -> socket.socket:

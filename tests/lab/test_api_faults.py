@@ -49,7 +49,7 @@ class Scene:
 
     def __init__(self, lab: Lab) -> None:
         assert isinstance(lab.api, EmbeddedServer)
-        self.server = lab.api
+        self.lab, self.server = lab, lab.api
         self.admin = lab.api.admin
         self.a = lab.nodes["a"]
         self._keys = map(key, map(str, count()))
@@ -186,8 +186,8 @@ class Row:
     met: Callable[[Scene], int]
     times: int
     meanwhile: Callable[[Scene], None] = Scene.rejoin
-    seconds: float = 45.0
-    """In which the agent recovers; the longest pause between two attempts is 22 s."""
+    seconds: float = 60.0
+    """In which the agent recovers; the longest pause between two attempts is 22 s, and it waits 20 s for an answer."""
 
 
 def answering(fault: Fault, *verbs: str, times: int = 3) -> Row:
@@ -223,13 +223,13 @@ ROWS = {
     "everything is answered 503": refusing(HTTPStatus.SERVICE_UNAVAILABLE, *EVERYTHING),
     "list and watch are answered 403": refusing(HTTPStatus.FORBIDDEN, "list", "watch"),
     "list and watch are answered 429": refusing(HTTPStatus.TOO_MANY_REQUESTS, "list", "watch"),
-    "everything is answered 401": refusing(HTTPStatus.UNAUTHORIZED, *EVERYTHING, times=MORE_THAN_A_BURST),
+    "everything is answered 401": refusing(HTTPStatus.UNAUTHORIZED, *EVERYTHING, times=10),
     "lists hang": listing(hangs("list"), times=2),
     "watches hang": answering(hangs("watch"), "watch", times=1),
     "everything hangs": answering(hangs(*EVERYTHING), times=3),
     "TLS is slow": connecting(fault=Scene.slow_tls),
     "the certificate is changed": connecting(fault=Scene.another_certificate),
-    "the token has expired": Row(fault=Scene.expired_token, met=Scene.requests, times=MORE_THAN_A_BURST),
+    "the token has expired": Row(fault=Scene.expired_token, met=Scene.requests, times=10),
 }
 DEAF = {
     "a watch tells nothing": deaf_watch(bookmarks=False),
@@ -279,3 +279,16 @@ def test_what_a_restore_took_back_is_forgotten_and_what_comes_after_it_is_told(s
     assert scene.version() < seen, "a watch that was resumed would tell of it"
     scene.recover(seconds=30)
     assert scene.a.agent_pid() == pid
+
+
+def test_after_a_long_refusal_a_new_token_is_used_and_the_annotations_of_a_new_node_are_back_at_once(scene: Scene) -> None:
+    """The Node is deleted, and with it the token; connections are cut, so that the agent has nothing but refusals."""
+    scene.admin.delete_node("a")
+    scene.server.cut()
+    refused = scene.requests()
+    eventually(lambda: scene.requests() >= refused + 10, what="it is refused for a while", seconds=30)
+    began = time.monotonic()
+    scene.lab.register(scene.a)
+    eventually(lambda: KEY in scene.lab.annotations("a"), what="the annotations are back", seconds=2)
+    eventually(lambda: scene.a.conflist() is not None, what="pods start again", seconds=2)
+    print(f"back after {time.monotonic() - began:.1f} s")

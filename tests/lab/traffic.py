@@ -25,8 +25,8 @@ TALK_SECONDS = 0.05 * SLOWNESS
 """Between two words of a connection."""
 PATIENCE_SECONDS = 130.0
 """For what was said last to arrive: TCP tries again after as long as it was dark, 120 s at most (TCP_RTO_MAX)."""
-BLUR_SECONDS = 0.1 * SLOWNESS
-"""An echo may have been on its way for so long when it was lost."""
+BLUR_SECONDS = 0.5 * SLOWNESS
+"""An echo may have been on its way for so long when it was lost; a busy machine takes 0.2 s."""
 WORD = struct.Struct("!Q")
 
 

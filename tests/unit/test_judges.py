@@ -55,6 +55,14 @@ def test_a_lost_echo_was_sent_between_its_neighbours(answered: dict[int, float],
     assert when_lost(stamped(answered, sent=sent), title="a -> b", began=90.0, ended=200.0) == pytest.approx(expected)
 
 
+def test_a_lost_echo_was_sent_before_the_next_of_which_ping_tells() -> None:
+    """It may have paused before."""
+    text = stamped({1: 100.0, 4: 103.5}, sent=4).replace(
+        "[104.0", "[103.0] no answer yet for icmp_seq=2\n[103.3] no answer yet for icmp_seq=3\n[104.0"
+    )
+    assert when_lost(text, title="a -> b", began=90.0, ended=200.0) == pytest.approx([101.5, 103.0])
+
+
 def test_numbers_of_echoes_that_begin_anew_go_on() -> None:
     assert list(answers(said([30000, 60000, 65535, 0, 2, 1], sent=65539)))[2:] == [65535, 65536, 65538, 65537]
 

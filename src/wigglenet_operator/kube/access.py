@@ -17,7 +17,7 @@ from wigglenet_operator.errors import ApiError, ConfigError
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SECONDS = 15
+SECONDS = 10
 """For one request."""
 REFUSED = 300
 """HTTP statuses from here on; with the raw reply the client library raises for none of them."""

@@ -27,6 +27,8 @@ LIVED_SECONDS = 60.0
 """After such a life the next one is not waited for longer than at first."""
 WATCH_SECONDS = 100
 """After so many the server ends a watch, which is then resumed: so a healthy operator asks something every 100 s."""
+UNAUTHORIZED_SECONDS = 1.0
+"""Before the answer is passed on: what may be asked at once is kept for when there is a new token."""
 REFUSED_SECONDS = 30.0
 """After so long it is a problem; before, it may be restarting."""
 DEAF_SECONDS = 180.0
@@ -86,8 +88,8 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = NoProgress()
     settings.watching.chunk_size = 500
     settings.watching.server_timeout = WATCH_SECONDS
-    settings.networking.connect_timeout = 15
-    settings.networking.request_timeout = 60
+    settings.networking.connect_timeout = 10
+    settings.networking.request_timeout = 20
     settings.queueing.idle_timeout = 0.1  # each worker keeps its last event, some 40 KB, for so long
     settings.networking.error_backoffs = Backoffs()
     settings.process.ultimate_exiting_timeout = None  # else the whole agent is killed 600 s after a restart
@@ -133,6 +135,8 @@ class Line:
             self.last = self._clock()
             if response.status < HTTPStatus.BAD_REQUEST:
                 self.failing_since = None
+            elif response.status == HTTPStatus.UNAUTHORIZED:  # Kopf asks again at once, 40 times a second
+                await asyncio.sleep(UNAUTHORIZED_SECONDS)
             return response
 
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer,))
