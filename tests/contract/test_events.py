@@ -112,6 +112,24 @@ def test_a_change_of_a_file_is_heard(tmp_path: Path, harm: Callable[[Path], obje
     asyncio.run(main())
 
 
+LIMITED = """
+import asyncio, resource
+from pathlib import Path
+from wigglenet_operator.kernel.monitor import watch_files
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1,) * 2)
+    await watch_files([Path("/tmp")], lambda: None)
+asyncio.run(main())
+"""
+
+
+def test_without_inotify_the_agent_lives_and_says_what_to_do() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+
+    assert "no inotify (Too many open files)" in done.stderr
+    assert "raise fs.inotify.max_user_instances" in done.stderr
+
+
 def test_a_directory_that_is_made_later_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wigglenet_operator.kernel.monitor.LOOK_SECONDS", 0.01)
     directory = tmp_path / "later"

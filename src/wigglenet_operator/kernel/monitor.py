@@ -5,6 +5,7 @@ Own bytes, for of an event nothing matters but that it came; and a socket that l
 
 import asyncio
 import ctypes
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from errno import ENOBUFS
 from pathlib import Path
 
+log = logging.getLogger(__name__)
 GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 9, 11, 24, 25))
 """RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF of linux/rtnetlink.h.
 
@@ -47,7 +49,11 @@ async def watch_files(directories: Iterable[Path], changed: Callable[[], None]) 
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "inotify_init1")
+        reason = os.strerror(ctypes.get_errno())
+        log.warning(
+            "no inotify (%s), so that changed files are noticed 10 s later; raise fs.inotify.max_user_instances", reason
+        )
+        return
     wanted = [os.fsencode(path) for path in directories]
     news = asyncio.Event()
     try:
