@@ -236,5 +236,7 @@ def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.unlink()
     path.mkdir()
 
+    table = KeyFileTable(path, key)
     with pytest.raises(KernelError, match=f"read key file {path}: Is a directory"):
-        asyncio.run(KeyFileTable(path, key).observe())
+        asyncio.run(table.observe())
+    assert table.stored is None

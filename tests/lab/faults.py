@@ -125,10 +125,11 @@ def start_second_agent(_lab: Lab, node: LabNode) -> None:
     assert "another agent" in said
 
 
-def start_api_server(lab: Lab, node: LabNode) -> None:
-    """And show that it is listened to again."""
+def start_api_server(lab: Lab, _node: LabNode) -> None:
+    """And have every agent show that it listens again."""
     lab.api.start()
-    annotate(lab, node.name, {"wigglenet/node-ips": None})
+    for name in lab.nodes:
+        annotate(lab, name, {"wigglenet/node-ips": None})
 
 
 def aged(lab: Lab, name: str) -> bool:

@@ -178,14 +178,14 @@ class _Agent:
         addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
         paths, default = await self._rtnl.path_mtus(addresses)
         holder, could = self._wireguard.facts()
-        stored, link = await self._key_file.observe(), self._rtnl.own_link()
+        link = self._rtnl.own_link()
         return HostFacts(
             public_key=self._key.public,
             path_mtus=paths,
             default_mtu=default,
             wireguard=holder,
             earlier_cni=self._cni.earlier(),
-            stored_key=next(iter(stored.values()), None),
+            stored_key=self._key_file.stored,
             link_index=link.index if link else 0,
             foreign_routes=self._rtnl.foreign_routes(),
             kernel_wireguard=could,

@@ -68,16 +68,20 @@ class KeyFileTable:
 
     def __init__(self, path: Path, key: PrivateKey) -> None:
         self._path, self._key = path, key
+        self.stored: PublicKey | None = None
+        """What was observed last."""
 
     async def observe(self) -> dict[str, PublicKey]:
         """Empty if there is no file, or no key in it."""
+        self.stored = None
         try:
-            stored = _parsed(self._path.read_bytes())
+            found = _parsed(self._path.read_bytes())
         except FileNotFoundError:
-            stored = None
+            return {}
         except OSError as error:
             raise KernelError(f"read key file {self._path}: {error.strerror}") from error
-        return {str(self._path): stored.public} if stored else {}
+        self.stored = found.public if found else None
+        return {str(self._path): self.stored} if self.stored else {}
 
     async def apply(self, changes: Changes[str, PublicKey]) -> None:
         """Write the key in force where there is none; what is there instead is set aside, and nothing is ever removed."""
