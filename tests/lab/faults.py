@@ -173,6 +173,7 @@ FAULTS = (
         heal=start_api_server,
         seconds=15.0,
         alone=True,
+        anywhere=True,
     ),
     Fault(  # before the next one, after which others remember for a minute what the Node said
         name="the annotations are removed by hand",
@@ -193,6 +194,7 @@ FAULTS = (
         heal=delete_malformed_nodes,
         seconds=1.0,
         alone=True,
+        anywhere=True,
     ),
     Fault(name="the key file is removed", harm=run(f"rm {KEY}"), seconds=1.0),
     Fault(name="the key file is damaged", harm=damage_key, healed=damaged_key_is_aside, seconds=1.0),

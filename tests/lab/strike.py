@@ -47,6 +47,8 @@ class Fault:
     """Whether what was queued comes at once when it heals, and drowns for an instant what else others receive."""
     alone: bool = False
     """Whether nothing else may happen meanwhile, for it takes away what others need to start, or is the whole lab's."""
+    anywhere: bool = False
+    """Whether it does not matter to which node it happens."""
     restarts: bool = False
     """Whether the agent is another one afterwards."""
     userspace: bool = False

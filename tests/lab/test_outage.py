@@ -19,12 +19,17 @@ NETWORK = "10.1.200.0/24"
 
 @pytest.fixture
 def announced(lab: Lab) -> Iterator[list[str]]:
-    """Names of Nodes without a machine, which are removed in the end."""
+    """Names of Nodes without a machine, which are removed in the end; fresh agents do not remember them for a minute."""
     names: list[str] = []
     yield names
-    for name in names:
-        if name in {node["metadata"]["name"] for node in lab.api.admin.get(NODES)["items"]}:
-            lab.api.admin.delete_node(name)
+    for name in {node["metadata"]["name"] for node in lab.api.admin.get(NODES)["items"]} & {*names}:
+        lab.api.admin.delete_node(name)
+    for node in lab.nodes.values():
+        node.stop_agent()
+        node.start_agent()
+    others = len(lab.nodes) - 1
+    for node in lab.nodes.values():
+        eventually(lambda n=node: len(n.wireguard()) == others, what=f"{node.name} has forgotten them", seconds=20)  # type: ignore[misc]  # bool
 
 
 def announce(lab: Lab, names: list[str], name: str) -> str:

@@ -29,9 +29,10 @@ def rounds(random: Random, names: Sequence[str], faults: Sequence[Fault]) -> Ite
     Each node meets each fault before it meets one again: who is hurt again and again in one place is repaired ever more
     slowly, and that is meant so.  The agent of the first one lives through it all, for its memory is measured.
     """
-    lasting = [fault for fault in faults if not fault.restarts]
     decks = {
-        name: cycle(random.sample(rows, len(rows))) for name in names for rows in [lasting if name == names[0] else faults]
+        name: cycle(random.sample(rows, len(rows)))
+        for name in names
+        for rows in [[fault for fault in faults if not (fault.restarts if name == names[0] else fault.anywhere)]]
     }
     while True:
         drawn = [(name, next(decks[name])) for name in random.sample(names, random.randint(1, len(names)))]
