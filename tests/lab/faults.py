@@ -160,7 +160,7 @@ def sysctl(setting: str) -> Act:
     return run(f"sysctl -qw {setting}")
 
 
-AGENT: dict[str, Any] = {"heal": lambda _lab, node: node.start_agent(), "seconds": 10.0, "restarts": True}
+AGENT: dict[str, Any] = {"heal": lambda _lab, node: node.start_agent(), "seconds": 20.0, "restarts": True}
 DARK: dict[str, Any] = {"concerns": "node", "seconds": 1.0, "dark": 1.0}
 ROUTE: dict[str, Any] = {"concerns": "neighbour", "seconds": 1.0, "dark": 1.0}
 FAULTS = (

@@ -21,6 +21,8 @@ LOOK = f"""ip -json addr; ip -json -4 route; ip -json -6 route
 sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.conf.{LINK}.rp_filter
 wg show {LINK} allowed-ips"""
 BURST_SECONDS = 0.3 * SLOWNESS
+DRAIN_SECONDS = 3.0 * SLOWNESS
+"""Until what was queued has been carried, and a handshake that was lost in it been tried again."""
 
 
 def nothing(_lab: Lab, _node: LabNode) -> None:
@@ -81,7 +83,8 @@ class Strike:
 
     def loose(self) -> list[Window]:
         """When packets may be lost if other things happen as well."""
-        return [Window(self.pairs, self.began, self.healed + SLOWNESS), *self._burst()]
+        settling = DRAIN_SECONDS if self.fault.burst else SLOWNESS
+        return [Window(self.pairs, self.began, self.healed + settling), *self._burst()]
 
     def _burst(self) -> list[Window]:
         return [Window(None, self.given_back, self.given_back + BURST_SECONDS)] if self.fault.burst else []
