@@ -78,6 +78,18 @@ def delete_node_object(lab: Lab, node: LabNode) -> None:
     eventually(lambda: node.conflist() is None, what=f"{node.name} takes no pods without a Node")
 
 
+def register_in_parts(lab: Lab, node: LabNode) -> None:
+    """By a kubelet that does not know its addresses yet; then controllers give networks, and at last it gets a token."""
+    others = {one: spoken(one) for one in lab.nodes.values() if one is not node}
+    lab.api.admin.create_node(node.name)
+    annotate(lab, node.name, {"wigglenet/node-ips": "no list"})
+    for one, since in others.items():
+        says(one, f"problem: node {node.name}", "wigglenet/node-ips", since=since)
+    annotate(lab, node.name, {"wigglenet/node-ips": None})
+    lab.api.admin.complete_node(node.name, node.pod_cidrs, [str(a) for a in node.addresses])
+    lab.give_credentials(node)
+
+
 def damage_key(_lab: Lab, node: LabNode) -> None:
     for aside in node.path(KEY).parent.glob("*.corrupt-*"):
         aside.unlink()
@@ -185,6 +197,13 @@ FAULTS = (
         name="the Node object is deleted and registered anew",
         harm=delete_node_object,
         heal=Lab.register,
+        seconds=2.0,
+        alone=True,
+    ),
+    Fault(
+        name="the Node object is deleted and registered in parts",
+        harm=delete_node_object,
+        heal=register_in_parts,
         seconds=2.0,
         alone=True,
     ),

@@ -94,8 +94,13 @@ class Lab(Mesh[Pod]):
 
     def register(self, node: LabNode) -> None:
         """Create the Node object and give its agent a token that is bound to it, as kubelet and control plane do."""
-        created = self.api.admin.create_node(node.name, node.pod_cidrs, [str(a) for a in node.addresses])
-        node.give_credentials(token=self.api.admin.token(created), ca_pem=self.api.ca_pem)
+        self.api.admin.create_node(node.name, node.pod_cidrs, [str(a) for a in node.addresses])
+        self.give_credentials(node)
+
+    def give_credentials(self, node: LabNode) -> None:
+        """A token that lives as long as its Node object, as the kubelet asks for it."""
+        found = self.api.admin.get(f"/api/v1/nodes/{node.name}")
+        node.give_credentials(token=self.api.admin.token(found), ca_pem=self.api.ca_pem)
 
     def remove_node(self, name: str) -> None:
         """The machine goes, then its Node object."""

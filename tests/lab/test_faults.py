@@ -4,6 +4,7 @@ import pytest
 
 from tests.lab.faults import FAULTS
 from tests.lab.lab import Lab
+from tests.lab.node import LINK, LabNode
 from tests.lab.strike import Fault, strike
 from tests.lab.traffic import Traffic
 
@@ -29,10 +30,20 @@ def test_a_fault_heals_and_costs_no_more_than_its_row_allows(lab: Lab, fault: Fa
 
 def test_what_is_lost_without_an_excuse_is_told(lab: Lab) -> None:
     """The judge of the test above can find guilty, and only those who are."""
-    (fault,) = (row for row in FAULTS if row.name == "the link is set down")
+    pod_a, _, pod_c = lab.pods()
+
+    def darken(_lab: Lab, node: LabNode) -> None:
+        node.kill()
+        node.place.run("ip", "link", "set", LINK, "down")
+        assert not pod_c.pings(pod_a.addresses[4], seconds=0.5)
+
+    def start(_lab: Lab, node: LabNode) -> None:
+        node.start_agent()
+
+    fault = Fault(name="the link is down and nobody repairs it", harm=darken, heal=start, seconds=20.0)
     with Traffic(lab) as traffic:
         strike(lab, lab.nodes["c"], fault)
         wrong = traffic.stop([])
 
-    assert {line.partition(":")[0] for line in wrong} >= {f"pod-c -> {lab.pods()[0].addresses[4]}"}
-    assert all("pod-c" in line or any(str(a) in line for a in lab.pods()[2].addresses.values()) for line in wrong)
+    assert {line.partition(":")[0] for line in wrong} >= {f"pod-c -> {pod_a.addresses[4]}"}
+    assert all("pod-c" in line or any(str(a) in line for a in pod_c.addresses.values()) for line in wrong)

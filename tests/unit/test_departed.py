@@ -33,6 +33,30 @@ def test_a_node_that_is_registered_anew_is_what_its_agent_last_said() -> None:
     assert not planned(GONE, ANEW).problems
 
 
+BARE = replace(ANEW, spec_pod_cidrs=nets(""), internal_ips=ips(""))
+"""Registered again; neither its kubelet nor a controller has said anything yet either."""
+
+
+def test_a_node_that_is_registered_anew_in_parts_is_what_it_was() -> None:
+    assert desired(GONE, BARE) == desired(B)
+    assert not planned(GONE, BARE).problems
+
+
+def test_an_address_that_the_kubelet_tells_takes_the_place_of_all_that_it_had() -> None:
+    before = replace(GONE, external_ips=ips("203.0.113.2"))
+    state = desired(before, replace(BARE, external_ips=ips("203.0.113.9")))
+
+    assert state.peers[key("b")].allowed_ips == nets("10.2.0.0/24 203.0.113.9/32")
+
+
+def test_whoever_exists_has_an_address_that_a_bare_node_only_had() -> None:
+    heir = node("z", pods="10.9.0.0/24", internal="192.0.2.2", created="2026-06-01T00:00:00Z")
+    state = desired(GONE, BARE, heir)
+
+    assert state.peers[key("z")].allowed_ips == nets("10.9.0.0/24 192.0.2.2/32")
+    assert key("b") not in state.peers
+
+
 def test_what_the_agent_says_then_counts() -> None:
     moved = replace(ANEW, public_key=key("other"), pod_cidrs=nets("10.7.0.0/24"), spec_pod_cidrs=nets("10.7.0.0/24"))
 

@@ -49,8 +49,8 @@ class NodeFacts:
     """The own Node's `wigglenet/` annotations as they are, sorted; empty for every other Node."""
     problems: tuple[Problem, ...] = ()
     """What could not be read, and was left out."""
-    reminded: bool = False
-    """Whether annotations are missing, and what they were stands in for them."""
+    inherited: frozenset[str] = frozenset()
+    """Names of the fields above that the Node says nothing of, and that hold what a departed Node of its name said."""
     departed: bool = False
     """Whether the Node is gone, and these are its last facts."""
 

@@ -132,18 +132,20 @@ def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[
 
 def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
     for node in nodes:
-        for trust, networks in _said(node):
-            past = node.departed or (node.reminded and trust in {Trust.POD_CIDRS, Trust.NODE_IPS})
+        for trust, name, networks in _said(node):
+            past = node.departed or name in node.inherited
             for n in networks:
                 first, last = int(n.network_address), int(n.broadcast_address)
                 yield Claim(past, trust, node.created, node.uid, n.version, first, last, node.name), n
 
 
-def _said(node: NodeFacts) -> Iterator[tuple[Trust, Iterable[IPNetwork]]]:
-    yield Trust.SPEC, node.spec_pod_cidrs
-    yield Trust.STATUS, map(host_network, node.internal_ips + node.external_ips)
-    yield Trust.POD_CIDRS, node.pod_cidrs
-    yield Trust.NODE_IPS, map(host_network, node.node_ips)
+def _said(node: NodeFacts) -> Iterator[tuple[Trust, str, Iterable[IPNetwork]]]:
+    """By field of NodeFacts."""
+    yield Trust.SPEC, "spec_pod_cidrs", node.spec_pod_cidrs
+    yield Trust.STATUS, "internal_ips", map(host_network, node.internal_ips)
+    yield Trust.STATUS, "external_ips", map(host_network, node.external_ips)
+    yield Trust.POD_CIDRS, "pod_cidrs", node.pod_cidrs
+    yield Trust.NODE_IPS, "node_ips", map(host_network, node.node_ips)
 
 
 def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None, services: Iterable[IPNetwork]) -> str:

@@ -25,6 +25,8 @@ POD_CIDRS = "wigglenet/pod-cidrs"
 STATUS = "wigglenet/status"
 IDENTITY = frozenset({PUBLIC_KEY, NODE_IPS, POD_CIDRS})
 """The annotations that are reconciled; others with our prefix are an administrator's."""
+AGENT_FIELDS = ("public_key", "pod_cidrs", "node_ips")
+"""What a node's agent says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +132,23 @@ def plan_annotations(host: HostFacts, networks: Iterable[IPNetwork]) -> dict[str
 def _known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
     """Names are unique: of Nodes of one name the one that exists, the youngest first.
 
-    One that was registered anew says nothing before its agent has a new token, and annotations can be removed by hand: for as
-    long as that is remembered, the agent's word is what it was.
+    One that was registered anew has neither networks nor addresses before controllers gave it some, and its agent says nothing
+    before it has a new token; annotations can be removed by hand.  For as long as that is remembered, it is what it was.
     """
     known: dict[NodeName, NodeFacts] = {}
     for node in sorted(cluster.nodes, key=lambda n: (not n.departed, n.created, n.uid)):
         before = known.get(node.name)
-        silent = not ((node.public_key and node.pod_cidrs) or node.departed)
-        known[node.name] = _reminded(node, before) if silent and before and before.departed else node
+        known[node.name] = _completed(node, before) if before and before.departed and not node.departed else node
     return known
 
 
-def _reminded(node: NodeFacts, before: NodeFacts) -> NodeFacts:
-    return replace(
-        node,
-        public_key=node.public_key or before.public_key,
-        pod_cidrs=node.pod_cidrs or before.pod_cidrs,
-        node_ips=node.node_ips or before.node_ips,
-        reminded=True,
-    )
+def _completed(node: NodeFacts, before: NodeFacts) -> NodeFacts:
+    """The Node with what it had in the place of what it does not say; its addresses are one answer, and so is its word."""
+    addressed = node.internal_ips or node.external_ips
+    spoken = node.public_key and node.pod_cidrs
+    missing = (() if addressed else ("internal_ips", "external_ips")) + (() if spoken else AGENT_FIELDS)
+    inherited = {name: getattr(before, name) for name in missing if not getattr(node, name)}
+    return replace(node, **inherited, inherited=frozenset(inherited))
 
 
 def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ownership) -> frozenset[Problem]:

@@ -28,7 +28,7 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
     """Every other Node with a usable key; of those with one key only the oldest, and what only the past said last of all."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
-    for node in sorted(others, key=lambda n: (n.departed or n.reminded, n.created, n.uid)):
+    for node in sorted(others, key=lambda n: (n.departed or "public_key" in n.inherited, n.created, n.uid)):
         if node.public_key is None:
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)

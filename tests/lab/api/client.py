@@ -127,8 +127,14 @@ class Client:
         """The Node as it is after both steps: its networks by whoever allocates them, its InternalIPs by its kubelet."""
         spec: Json = {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)} if pod_cidrs else {}
         created = self.post("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec})
-        if not addresses:
-            return created
+        return self._address_node(name, addresses) if addresses else created
+
+    def complete_node(self, name: str, pod_cidrs: Sequence[str], addresses: Sequence[str]) -> Json:
+        """The same steps for a Node that has neither."""
+        self.patch(f"/api/v1/nodes/{name}", {"spec": {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)}})
+        return self._address_node(name, addresses)
+
+    def _address_node(self, name: str, addresses: Sequence[str]) -> Json:
         told = [{"type": "InternalIP", "address": one} for one in addresses]
         return self.patch(f"/api/v1/nodes/{name}/status", {"status": {"addresses": told}})
 
