@@ -4,6 +4,7 @@ import base64
 import hashlib
 from ipaddress import ip_address, ip_network
 from pathlib import PurePath
+from typing import Any
 
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import (
@@ -72,7 +73,7 @@ def cluster(*nodes: NodeFacts) -> ClusterState:
     return ClusterState(nodes=frozenset(nodes))
 
 
-def config(name: str = "a", *, mtu: int | None = None, api_server: str = "198.51.100.1") -> AgentConfig:
+def config(name: str = "a", *, mtu: int | None = None, api_server: str = "198.51.100.1", **other: Any) -> AgentConfig:
     return AgentConfig(
         node_name=NodeName(name),
         link="wigglenet",
@@ -82,6 +83,7 @@ def config(name: str = "a", *, mtu: int | None = None, api_server: str = "198.51
         wireguard=None,
         cni_path=PurePath("/etc/cni/net.d/10-wigglenet.conflist"),
         api_server=ip_address(api_server),
+        **{"masqueraded": frozenset({4, 6}), **other},
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def _run() -> None:
     from wigglenet_operator.kube.access import ApiAccess  # noqa: PLC0415 - as above
 
     logs.setup()
+    for warning in settings.warnings():
+        logging.getLogger(__name__).warning(warning)
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
     asyncio.run(run(settings.config(), access))
 

@@ -5,9 +5,9 @@ Source of names, defaults and ranges: README, "Settings".
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
@@ -18,20 +18,24 @@ from wigglenet_operator.model.facts import IPAddress, NodeName, WireGuardKind
 NOT_YET = frozenset(
     """WIGGLENET_KEEPALIVE WG_IP_FAMILY NODE_IP_INTERFACES POD_CIDR_SOURCE_IPV4
     POD_CIDR_SOURCE_IPV6 POD_CIDR_SOURCE_PATH POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS
-    MASQUERADE_IPV4 MASQUERADE_IPV6 NON_MASQUERADE_CIDRS FILTER_IPV4 FILTER_IPV6 FIREWALL_ONLY NATIVE_ROUTING_IPV4
-    NATIVE_ROUTING_IPV6 ENABLE_NETWORK_POLICY FIREWALL_BACKEND ENABLE_FLOWTABLE FLOWTABLE_DEVICES
+    NATIVE_ROUTING_IPV4 NATIVE_ROUTING_IPV6 ENABLE_NETWORK_POLICY ENABLE_FLOWTABLE FLOWTABLE_DEVICES
     FLOWTABLE_PACKET_THRESHOLD ENABLE_METRICS METRICS_BIND_ADDR METRICS_TLS_CERT_FILE METRICS_TLS_KEY_FILE
     METRICS_TLS_CLIENT_CA_FILE""".split()  # noqa: SIM905 - as a table it can be read
 )
 """Settings of Wigglenet that this version does not have; set, they are a mistake rather than a silent difference."""
 INJECTED = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_.*)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$")
 """What Kubernetes puts into every container for each Service (kubelet, envvars.FromServices)."""
+SWITCH = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 NEAR = 2
 """Edits that still make a name a misspelling of a known one."""
 
 
 def _auto(value: object) -> object:
     return None if value == "auto" else value
+
+
+def _words(value: object) -> object:
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 def _link_name(value: str) -> str:
@@ -47,6 +51,12 @@ def _absolute(value: PurePath) -> PurePath:
 
 
 AbsolutePath = Annotated[PurePath, Field(description="an absolute path"), AfterValidator(_absolute)]
+
+
+Switch = Annotated[
+    Annotated[bool, BeforeValidator(lambda value: SWITCH.get(value.lower(), value) if isinstance(value, str) else value)],
+    Field(strict=True, description="1/0, true/false, yes/no or on/off"),
+]
 
 
 class Settings(BaseModel):
@@ -69,6 +79,17 @@ class Settings(BaseModel):
         Field(description=f"auto, or {MIN_MTU}-65455"),
     ] = None
     CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
+    MASQUERADE_IPV4: Switch = True
+    MASQUERADE_IPV6: Switch = True
+    NON_MASQUERADE_CIDRS: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        BeforeValidator(_words),
+        Field(description="networks without host bits, separated by commas"),
+    ] = ()
+    FILTER_IPV4: Switch = False
+    FILTER_IPV6: Switch = False
+    FIREWALL_ONLY: Switch = False
+    FIREWALL_BACKEND: Annotated[Literal["nftables", "iptables"], Field(description="nftables")] = "nftables"
     KUBERNETES_SERVICE_HOST: Annotated[str, Field(min_length=1, description="a name or address of the API server")]
     KUBERNETES_SERVICE_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 443
 
@@ -82,8 +103,18 @@ class Settings(BaseModel):
             wireguard=self.WIGGLENET_WG_IMPLEMENTATION,
             mtu=self.WIGGLENET_MTU,
             cni_path=self.CNI_CONFIG_PATH,
+            masqueraded=_versions(self.MASQUERADE_IPV4, self.MASQUERADE_IPV6),
+            filtered=_versions(self.FILTER_IPV4, self.FILTER_IPV6),
+            non_masquerade=frozenset(self.NON_MASQUERADE_CIDRS),
+            firewall_only=self.FIREWALL_ONLY,
             api_server=_address_or_none(self.KUBERNETES_SERVICE_HOST),
         )
+
+    def warnings(self) -> list[str]:
+        """What is accepted and means something else; may be empty."""
+        if self.FIREWALL_BACKEND == "nftables":
+            return []
+        return [f"FIREWALL_BACKEND={self.FIREWALL_BACKEND} is accepted and means nftables, the only one there is; unset it"]
 
 
 KNOWN = frozenset(Settings.model_fields) | NOT_YET
@@ -120,6 +151,10 @@ def _told(given: Mapping[str, str], name: str) -> str:
     if name not in given:
         return f"{name}: it must be set: {allowed}"
     return f"{name}={given[name]!r}: allowed is {allowed}"
+
+
+def _versions(four: bool, six: bool) -> frozenset[int]:  # noqa: FBT001 - in the order of the versions
+    return frozenset(version for version, on in ((4, four), (6, six)) if on)
 
 
 def _address_or_none(host: str) -> IPAddress | None:

@@ -15,6 +15,8 @@ PACKAGES = {
     "containernetworking-plugins": "/usr/lib/cni/ptp",
     "iproute2": "ip",
     "iptables": "iptables",
+    "nftables": "nft",
+    "conntrack": "conntrack",
     "iputils-ping": "ping",
     "procps": "sysctl",
     "etcd-server": "etcd",
@@ -26,6 +28,7 @@ PACKAGES = {
 }
 """What shows that a Debian package is there: a program on the PATH, or a file."""
 ALWAYS = ("wireguard-go", "wireguard-tools", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "procps")
+ALWAYS += ("nftables", "conntrack")
 FREE_BYTES = 1 << 30
 
 

@@ -106,7 +106,7 @@ def test_no_agent_ever_logged_its_key(lab: Lab) -> None:
 
 def test_the_start_up_line_says_what_is_not_there_yet(lab: Lab) -> None:
     for node in lab.nodes.values():
-        assert "masquerade=not-yet network_policy=not-yet" in node.log()
+        assert "masquerade=ipv4,ipv6 filter=off network_policy=not-yet" in node.log()
 
 
 def test_a_turn_that_finds_nothing_to_do_writes_nothing(lab: Lab) -> None:

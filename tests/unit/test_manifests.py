@@ -14,7 +14,7 @@ import yaml
 
 from tests.builders import config
 from wigglenet_operator import __version__
-from wigglenet_operator.agent.run import BOOT_MARKER
+from wigglenet_operator.agent.mesh import BOOT_MARKER
 from wigglenet_operator.kernel.sysctls import WRITABLE
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS

@@ -80,14 +80,14 @@ class Reconciler:
         self, planned: Plan, host: HostFacts, actual: Observed, steps: Mapping[str, StepReport], fought: frozenset[Problem]
     ) -> TurnReport:
         assert planned.desired  # noqa: S101 - turn() has looked
-        wanted, there = planned.desired.peers, actual["peers"]
+        wanted, there = planned.desired.peers, actual.get("peers", {})
         known = {} if isinstance(there, WigglenetError) else there
         met = sum(1 for key, peer in known.items() if key in wanted and peer.handshake)
         return TurnReport(
             steps=steps,
             problems=planned.problems | fought,
             wireguard=host.wireguard.value,
-            mtu=planned.desired.link[self._config.link].mtu,
+            mtu=next((link.mtu for link in planned.desired.link.values()), None),
             peers=len(wanted),
             handshaken=met,
             contested=planned.contested,

@@ -23,6 +23,8 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
     """What each step did, in the order of STEPS; a table that could not be read is a failed step."""
     done: dict[str, StepReport] = {}
     for step in STEPS:
+        if step.table not in tables:
+            continue
         changes = differences[step.table]
         before = tuple(done) if step.needs == ("*",) else step.needs
         failed = next((name for name in before if done[name].failed), None)
@@ -35,7 +37,9 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
 
 async def withdraw(tables: Tables, actual: Observed) -> dict[str, StepReport]:
     """Take the CNI file away, whatever becomes of the rest; what that did."""
-    there = actual["cni"]
+    there = actual.get("cni", {})
+    if not there:
+        return {}
     return {"cni": await _step(tables["cni"], there if isinstance(there, WigglenetError) else diff(there, {}))}
 
 

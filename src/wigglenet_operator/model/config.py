@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from wigglenet_operator.model.facts import IPAddress, NodeName, WireGuardKind
+from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeName, WireGuardKind
 
 OVERHEAD = 80
 """Bytes that WireGuard adds over IPv6: 40 IPv6 + 8 UDP + 32 WireGuard (wireguard.com/papers, section 5.4.6)."""
@@ -24,5 +24,13 @@ class AgentConfig:
     cni_path: PurePath
     wireguard: WireGuardKind | None
     """None: the kernel's if it has one."""
+    masqueraded: frozenset[int] = frozenset()
+    """IP versions in which packets of own pods to the world get this node's address."""
+    filtered: frozenset[int] = frozenset()
+    """IP versions in which own pods take connections of the cluster only."""
+    non_masquerade: frozenset[IPNetwork] = frozenset()
+    """Further destinations that see pods' own addresses."""
+    firewall_only: bool = False
+    """Whether another plugin makes the pod network: nothing but the firewall is this agent's."""
     api_server: IPAddress | None
     """KUBERNETES_SERVICE_HOST where it is an address; no pod network may hold it."""

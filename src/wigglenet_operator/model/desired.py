@@ -9,6 +9,7 @@ from enum import Enum
 from ipaddress import IPv4Interface, IPv6Interface
 
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, PublicKey
+from wigglenet_operator.model.ruleset import Ruleset
 
 IPInterface = IPv4Interface | IPv6Interface
 
@@ -93,20 +94,23 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """Everything that should be on this node; a table may be empty, none is optional."""
+    """Everything that should be on this node; a table may be empty."""
 
-    key: Mapping[str, PublicKey]
+    key: Mapping[str, PublicKey] = field(default_factory=dict)
     """Of the private key in the file, by path."""
-    sysctls: Mapping[str, str]
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     """By path below /proc/sys, e.g. `net/ipv4/ip_forward`."""
-    closed: Mapping[RouteKey, Route]
+    closed: Mapping[RouteKey, Route] = field(default_factory=dict)
     """Unreachable routes of the highest metric: what is left of a network when its tunnel route is gone."""
-    device: Mapping[str, Device]
-    """By link name, exactly one."""
-    link: Mapping[str, Link]
-    addresses: Mapping[IPInterface, None]
-    annotations: Mapping[str, str]
-    peers: Mapping[PublicKey, Peer]
-    routes: Mapping[RouteKey, Route]
-    cni: Mapping[str, str]
+    device: Mapping[str, Device] = field(default_factory=dict)
+    """By link name, at most one."""
+    link: Mapping[str, Link] = field(default_factory=dict)
+    addresses: Mapping[IPInterface, None] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    peers: Mapping[PublicKey, Peer] = field(default_factory=dict)
+    routes: Mapping[RouteKey, Route] = field(default_factory=dict)
+    firewall: Ruleset = field(default_factory=dict)
+    leftovers: Mapping[str, str] = field(default_factory=dict)
+    """Of rules of Wigglenet's iptables back-end, by where they are: none."""
+    cni: Mapping[str, str] = field(default_factory=dict)
     """Text by path; empty while the node may not take pods."""

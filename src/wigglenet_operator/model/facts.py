@@ -74,6 +74,18 @@ class ForeignRoute:
     """Its name; empty for one that leads through several or none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppingChain:
+    """A chain of somebody else that drops what is forwarded unless a rule before says otherwise."""
+
+    name: str
+    """Family, table and chain, as in nft: `ip filter FORWARD`."""
+    versions: frozenset[int]
+    """IP versions that it sees."""
+    accepted: frozenset[IPNetwork]
+    """Sources and destinations that a rule accepts, there or in a chain that it calls."""
+
+
 class WireGuardKind(Enum):
     """Who implements WireGuard."""
 
@@ -85,7 +97,8 @@ class WireGuardKind(Enum):
 class HostFacts:
     """What the plan must know of the node that it is for."""
 
-    public_key: PublicKey
+    public_key: PublicKey | None = None
+    """None: this node is no part of the mesh, and nothing else here is known either."""
     path_mtus: Mapping[IPAddress, int] = field(default_factory=dict)
     """Bytes that fit through the route to an address; an address without a route is not in it."""
     default_mtu: int | None = None
@@ -100,5 +113,6 @@ class HostFacts:
     """Of our link, another one each time that it is made; 0 without a link."""
     foreign_routes: frozenset[ForeignRoute] = frozenset()
     """Of the main table, unicast, not through our link; the kernel's own are left out."""
+    dropping_chains: frozenset[DroppingChain] = frozenset()
     kernel_wireguard: bool = False
     """Whether the kernel has WireGuard too, where that matters: userspace has our link, and nobody insists on it."""

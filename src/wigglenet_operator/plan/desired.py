@@ -1,21 +1,41 @@
 """The whole plan: cluster, configuration and host facts in, one DesiredState and everything that is wrong out."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Device, Link, RouteKey
-from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey
+from wigglenet_operator.model.facts import (
+    ClusterState,
+    DroppingChain,
+    ForeignRoute,
+    HostFacts,
+    IPNetwork,
+    NodeFacts,
+    NodeName,
+    PublicKey,
+    host_network,
+)
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
+from wigglenet_operator.plan.firewall import Zones, plan_doors, plan_firewall
 from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
 from wigglenet_operator.plan.repairs import Repairs
 from wigglenet_operator.plan.routes import keep_closed, plan_bypassed, plan_closed_routes, plan_tunnel_routes
-from wigglenet_operator.plan.tunnel import Sighting, plan_members, plan_mtu, plan_peers, plan_wireguard, settle_endpoints
+from wigglenet_operator.plan.tunnel import (
+    Sighting,
+    families_of,
+    plan_members,
+    plan_mtu,
+    plan_node_addresses,
+    plan_peers,
+    plan_wireguard,
+    settle_endpoints,
+)
 
 MIN_ADDRESSES = 4
 """Network, gateway, one pod and broadcast: what host-local takes at least."""
@@ -47,6 +67,8 @@ STEPS = (
     Step("addresses", ("link",), "the kernel takes the source of the node's own packets to pods from them"),
     Step("peers", ("link",), "before the routes, for a packet without a peer is lost; priming wants the link up"),
     Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
+    Step("firewall", (), "before others know of this node, and long before it has pods; nothing else waits for it"),
+    Step("leftovers", ("firewall",), "rules of the past go when ours are in force"),
     Step(
         "annotations",
         ("link",),
@@ -85,9 +107,14 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     if not own.spec_pod_cidrs:
         text = "it has no pod network; everything waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
         return Plan(desired=None, problems=decoded | {Problem(subject=f"node {own.name}", text=text)})
-    others = [n for n in nodes.values() if n is not own]
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
-    members = plan_members(others, own, own_key=host.public_key)
+    key = host.public_key
+    if config.firewall_only or key is None:
+        firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership))
+        problems = decoded | ownership.problems | _dropped(host, plan_own_networks(own, ownership))
+        return Plan(desired=DesiredState(firewall=firewall), problems=problems, contested=ownership.problems)
+    others = [n for n in nodes.values() if n is not own]
+    members = plan_members(others, own, own_key=key)
     peers, unreachable = plan_peers(members.by_key, own, ownership, port=config.port)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
     networks = plan_own_networks(own, ownership)
@@ -96,20 +123,21 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     announced = chain.from_iterable(plan_remote_networks(n, ownership) for n in others)
     tunnel = plan_tunnel_routes(routed)
     desired = DesiredState(
-        key={str(config.key_path): host.stored_key or host.public_key},
+        key={str(config.key_path): host.stored_key or key},
         sysctls=plan_sysctls(config),
         closed=plan_closed_routes(chain(networks, announced)),
-        device={config.link: Device(public_key=host.public_key, port=config.port)},
+        device={config.link: Device(public_key=key, port=config.port)},
         link={config.link: Link(mtu=mtu)},
         addresses=plan_gateways(networks),
-        annotations=plan_annotations(host, networks),
+        annotations=plan_annotations(key, networks),
         peers=peers,
         routes=tunnel,
+        firewall=plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes)),
         cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
     problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
     problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, tunnel)
-    problems |= _replaced_key(config, host)
+    problems |= _replaced_key(config, host) | _dropped(host, plan_own_networks(own, ownership))
     return Plan(desired=desired, problems=problems, contested=ownership.problems | members.problems)
 
 
@@ -120,10 +148,25 @@ def plan_sysctls(config: AgentConfig) -> dict[str, str]:
     return {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", rp_filter: loose}
 
 
-def plan_annotations(host: HostFacts, networks: Iterable[IPNetwork]) -> dict[str, str]:
+def plan_zones(
+    nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute] = ()
+) -> Zones:
+    """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
+    networks = plan_own_networks(own, ownership)
+    families = families_of(own, ownership)
+    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families=families) for n in nodes)
+    return Zones(
+        own=networks,
+        pods=chain.from_iterable(ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes),
+        nodes=map(host_network, addresses),
+        doors=plan_doors(networks, routes),
+    )
+
+
+def plan_annotations(key: PublicKey, networks: Iterable[IPNetwork]) -> dict[str, str]:
     """What the other nodes must know of this one, compact JSON."""
     return {
-        PUBLIC_KEY: host.public_key,
+        PUBLIC_KEY: key,
         NODE_IPS: "[]",
         POD_CIDRS: json.dumps([str(n) for n in collapsed(networks)], separators=(",", ":")),
     }
@@ -168,6 +211,24 @@ def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What keeps this node's pods from getting our network although our file is there."""
     text = f"the container runtime takes it and not {config.cni_path}; remove what made it, then the file"
     return frozenset(Problem(subject=f"file {path}", text=text) for path in host.earlier_cni)
+
+
+def _dropped(host: HostFacts, own: Collection[IPNetwork]) -> frozenset[Problem]:
+    """What an accept of ours cannot overrule: in nftables a drop is final, whoever says it."""
+
+    def harmed(chain: DroppingChain) -> list[IPNetwork]:
+        return [n for n in own if n.version in chain.versions and not any(_inside(n, a) for a in chain.accepted)]
+
+    text = "it drops what is forwarded, and accepts nothing of {}; pods may be cut off: accept these networks there, both ways"
+    return frozenset(
+        Problem(subject=f"chain {c.name}", text=text.format(" and ".join(map(str, harmed(c)))))
+        for c in host.dropping_chains
+        if harmed(c)
+    )
+
+
+def _inside(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen
 
 
 def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import RouteKey
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.ruleset import FAMILY, TABLE
 
 AT_ONCE = 5
 """Repairs in a row that are made as soon as they are wanted."""
@@ -17,8 +18,17 @@ CALM_SECONDS = 60.0
 """Without a repair for so long, the next one is the first of a row."""
 LONGEST_SECONDS = 30.0
 NOUNS = {"closed": "route", "routes": "route", "device": "link", "link": "link", "addresses": "address", "peers": "peer"}
-NOUNS |= {"sysctls": "setting", "annotations": "annotation", "cni": "file", "key": "file"}
+NOUNS |= {
+    "sysctls": "setting",
+    "annotations": "annotation",
+    "cni": "file",
+    "key": "file",
+    "firewall": "table",
+    "leftovers": "chains",
+}
 """What a key of each table is."""
+WHOLE = f"{FAMILY} {TABLE}"
+"""Stands for all that is in the firewall's table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,7 @@ def hold_back(
     allowed: dict[str, Changes[Any, Any]] = {}
     for table, changes in differences.items():
         held: set[Hashable] = set()
-        for key, value in [*changes.put.items(), *((key, None) for key in changes.remove)]:
+        for key, value in _units(table, changes).items():
             ident = Ident(table=table, key=key, link=link)
             before = remember.get(ident)
             again = before if before and before.value == value else None
@@ -64,11 +74,18 @@ def hold_back(
                 held.add(key)
             else:
                 remember[ident] = Repair(value=value, count=again.count + 1 if again else 1, last=now)
-        allowed[table] = _without(changes, held) if held else changes
+        allowed[table] = _without(changes, {*changes.put, *changes.remove} if WHOLE in held else held) if held else changes
     text = "something else keeps changing it back, so it is repaired only now and then; find out what, and stop one of the two"
     fought = {ident for ident, repair in remember.items() if repair.count > AT_ONCE}
     problems = frozenset(Problem(subject=f"{NOUNS[i.table]} {_shown(i.key)}", text=text) for i in fought)
     return allowed, remember, problems
+
+
+def _units(table: str, changes: Changes[Any, Any]) -> dict[Hashable, object]:
+    """What is written or held back as one, and its new value; None: removed."""
+    if table == "firewall":  # one transaction, and parts of it need others
+        return {WHOLE: (changes.put, changes.remove)} if changes else {}
+    return {**changes.put, **dict.fromkeys(changes.remove)}
 
 
 def _without(changes: Changes[Any, Any], held: set[Hashable]) -> Changes[Any, Any]:

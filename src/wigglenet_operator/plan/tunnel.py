@@ -44,7 +44,7 @@ def plan_peers(
     members: Mapping[PublicKey, NodeFacts], own: NodeFacts, ownership: Ownership, *, port: int
 ) -> tuple[dict[PublicKey, Peer], frozenset[Problem]]:
     """A peer for each member that can be reached; the others are named."""
-    families: set[int] = {a.version for a in _addresses(own, ownership)}
+    families = families_of(own, ownership)
     peers: dict[PublicKey, Peer] = {}
     problems: set[Problem] = set()
     for key, node in members.items():
@@ -60,6 +60,11 @@ def plan_peers(
     return peers, frozenset(problems)
 
 
+def families_of(node: NodeFacts, ownership: Ownership) -> set[int]:
+    """The IP versions in which a node has an address."""
+    return {a.version for a in _addresses(node, ownership)}
+
+
 def _addresses(node: NodeFacts, ownership: Ownership) -> tuple[IPAddress, ...]:
     return ownership.addresses(node.uid, node.internal_ips + node.external_ips + node.node_ips)
 
@@ -71,6 +76,13 @@ def _endpoint_address(node: NodeFacts, ownership: Ownership, *, families: set[in
         if usable:
             return min(usable, key=lambda a: a.version not in families)
     return None
+
+
+def plan_node_addresses(node: NodeFacts, ownership: Ownership, *, families: set[int]) -> tuple[IPAddress, ...]:
+    """From which addresses a node speaks: those of its status, and the one that its peers talk to."""
+    known = ownership.addresses(node.uid, node.internal_ips + node.external_ips)
+    endpoint = _endpoint_address(node, ownership, families=families)
+    return known if endpoint is None or endpoint in known else (*known, endpoint)
 
 
 def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tuple[int, frozenset[Problem]]:

@@ -1,0 +1,44 @@
+"""A table of nftables as values: chains, sets and maps by name, and the elements of sets and maps one by one.
+
+Every text is as `nft list table` writes it, so that what is wanted and what is read back are compared as they are; a
+statement of two spellings has only that one here.  Source: nft(8).
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from wigglenet_operator.model.facts import IPNetwork
+
+FAMILY, TABLE = "inet", "wigglenet"
+"""The one table that is ours."""
+
+
+class Item(NamedTuple):
+    """A thing in the table."""
+
+    kind: str
+    """`chain`, `set` or `map`; of what others put there also `flowtable`, `counter` and so on, empty for the table itself."""
+    name: str
+    element: str = ""
+    """The key of an element of that set or map; empty: the chain, set or map itself."""
+
+    def __str__(self) -> str:
+        """As in a command: `set wt_own4 { 10.1.0.0/24 }`."""
+        return f"{self.kind} {self.name} {{ {self.element} }}" if self.element else f"{self.kind} {self.name}"
+
+
+Content = tuple[str, ...] | str
+"""Of a chain, set or map its lines, in order: a base chain's hook comes first (`type filter hook forward …`), then its rules;
+of a set or map `typeof …`, then `flags …`.  Of an element the verdict that a map has for it, in a set nothing."""
+Ruleset = Mapping[Item, Content]
+"""The whole table; an element is in it only together with its set or map, without an item there is no table."""
+
+
+def element_text(network: IPNetwork) -> str:
+    """A network as an element, in nft's words: an address without its length, one that embeds IPv4 dotted (inet_ntop(3))."""
+    text = str(network.network_address)
+    number = int(network.network_address)
+    if network.version == 6 and number >> 32 in {0, 0xFFFF} and number >> 16:
+        text = ("::ffff:" if number >> 32 else "::") + str(IPv4Address(number & 0xFFFFFFFF))
+    return text if network.prefixlen == network.max_prefixlen else f"{text}/{network.prefixlen}"

@@ -1,0 +1,103 @@
+"""What the firewall does with pods' packets: masquerade, filter, the right door, TCP's MSS.
+
+Everything that depends on the cluster is in sets, the rules depend on the settings alone: a Node that comes or goes is a
+change of a few elements.  Source: README, "Firewall".
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from wigglenet_operator.model.config import AgentConfig
+from wigglenet_operator.model.facts import ForeignRoute, IPNetwork
+from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
+
+DIRECT: tuple[IPNetwork, ...] = (
+    *map(IPv4Network, ("169.254.0.0/16", "224.0.0.0/4")),
+    *map(IPv6Network, ("fe80::/10", "ff00::/8")),
+)
+"""Link-local and multicast (RFC 3927, 5771, 4291): whoever is there has no way to a masqueraded address either."""
+FORWARD = "type filter hook forward priority filter; policy accept;"
+POSTROUTING = "type nat hook postrouting priority srcnat; policy accept;"
+IP = {4: "ip", 6: "ip6"}
+ERRORS = {
+    4: "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+    6: "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem,"
+    " nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
+}
+"""Path MTU discovery must work for connections that this node has forgotten; neighbour discovery is for bridges."""
+VETH = "veth"
+"""How the names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zones:
+    """Whose addresses are whose; networks may overlap, be repeated, or be missing."""
+
+    own: Iterable[IPNetwork]
+    """This node's pod networks."""
+    pods: Iterable[IPNetwork]
+    """Every node's pod networks."""
+    nodes: Iterable[IPNetwork]
+    """Every node's addresses."""
+    doors: Iterable[str] = ()
+    """Names of the links that lead to own pods."""
+
+
+def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
+    """The whole table; empty if no setting asks for a rule."""
+    chains = {Item("chain", name): lines for name, lines in _chains(config).items() if len(lines) > 1}
+    asked = {word for lines in chains.values() for line in lines for word in line.split() if word.startswith("@")}
+    return {**chains, **{item: content for item, content in _sets(config, zones) if f"@{item.name}" in asked}}
+
+
+def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[str]:
+    """The links of own pods: CNI's `ptp` makes one for each, with a route to each of its addresses."""
+    networks = tuple(own)
+    hosts = (r for r in routes if r.link.startswith(VETH) and r.to.prefixlen == r.to.max_prefixlen)
+    return frozenset(r.link for r in hosts if any(r.to.network_address in n for n in networks))
+
+
+def outermost(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
+    """Those that lie in no other, each once, ascending by family: what a set of intervals can have."""
+    last = -1
+    version = 0
+    for v, first, length, network in sorted({(n.version, int(n.network_address), n.prefixlen, n) for n in networks}):
+        if v != version or first > last:
+            yield network
+            version, last = v, first + (1 << network.max_prefixlen - length) - 1
+
+
+def _chains(config: AgentConfig) -> dict[str, tuple[str, ...]]:
+    """By name, in nft's own words; one with a single line does nothing."""
+    forward, inbound = [FORWARD], ["ct state established,related accept", "ct status dnat accept"]
+    if not config.firewall_only:
+        forward.append(f'oifname "{config.link}" tcp flags syn tcp option maxseg size set rt mtu')
+        for version, ip in IP.items():
+            forward.append(f"{ip} saddr @wt_pods{version} {ip} daddr @wt_pods{version} fib saddr . iif oif missing drop")
+            forward.append(f"iifname @wt_doors {ip} saddr != @wt_own{version} drop")
+    for version in sorted(config.filtered):
+        ip = IP[version]
+        forward.append(f"{ip} daddr @wt_own{version} jump wt_inbound")
+        inbound += [f"{ip} saddr @wt_pods{version} accept", f"{ip} saddr @wt_nodes{version} accept", ERRORS[version]]
+    postrouting = (_masquerade(IP[version], version) for version in sorted(config.masqueraded))
+    return {
+        "wt_forward": tuple(forward),
+        "wt_inbound": (*inbound, "drop") if config.filtered else (),
+        "wt_postrouting": (POSTROUTING, *postrouting),
+    }
+
+
+def _masquerade(ip: str, version: int) -> str:
+    elsewhere = " ".join(f"{ip} daddr != @wt_{zone}{version}" for zone in ("pods", "direct"))
+    return f"{ip} saddr @wt_own{version} {elsewhere} fib daddr type != local masquerade fully-random"
+
+
+def _sets(config: AgentConfig, zones: Zones) -> Iterator[tuple[Item, Content]]:
+    yield Item("set", "wt_doors"), ("typeof iifname",)
+    yield from ((Item("set", "wt_doors", f'"{link}"'), "") for link in zones.doors)
+    direct = (*DIRECT, *config.non_masquerade)
+    for zone, networks in {"own": zones.own, "pods": zones.pods, "nodes": zones.nodes, "direct": direct}.items():
+        for version, ip in IP.items():
+            yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", "flags interval")
+        yield from ((Item("set", f"wt_{zone}{n.version}", element_text(n)), "") for n in outermost(networks))
