@@ -12,7 +12,6 @@ from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, RouteKind
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PublicKey
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import FAMILY, TABLE
 from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.settings import Settings
@@ -62,13 +61,12 @@ def _desired(desired: DesiredState, config: AgentConfig, names: dict[PublicKey |
         kind = RouteKind.TUNNEL if key in desired.routes else RouteKind.CLOSED
         way = f"dev {config.link}" if kind is RouteKind.TUNNEL else f"unreachable metric {key.metric}"
         yield f"route {key.to} {way}"
-    yield f"table {FAMILY} {TABLE}:"
-    yield from (f"  {line.expandtabs(2)}" for line in render(desired.firewall).splitlines())
     for annotation, value in desired.annotations.items():
         yield f"annotation {annotation}={value}"
     for path, text in desired.cni.items():
         yield f"file {path}"
         yield from (f"  {line}" for line in text.splitlines())
+    yield from (line.expandtabs(2) for line in render(desired.firewall).splitlines())
 
 
 def _section(title: str, problems: Iterable[Problem]) -> Iterator[str]:
