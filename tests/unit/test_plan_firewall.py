@@ -308,12 +308,13 @@ def test_a_door_is_a_veth_with_a_host_route_into_own_networks(link: str, to: str
     assert elements(rules, "doors") == ({f'"{link}"'} if is_door else set())
 
 
-def test_a_pod_of_two_families_has_one_door() -> None:
+def test_a_pod_of_two_families_has_one_door_and_each_pod_its_own() -> None:
     own = nets("10.1.0.0/24 fd00:1::/64")
-    routes = [ForeignRoute(to=n, metric=0, link="veth1") for n in nets("10.1.0.7/32 fd00:1::7/128")]
+    both = [ForeignRoute(to=n, metric=0, link="veth1") for n in nets("10.1.0.7/32 fd00:1::7/128")]
+    another = [ForeignRoute(to=n, metric=0, link="veth2") for n in nets("10.1.0.8/32 fd00:1::8/128")]
 
-    assert plan_doors(own, routes) == {"veth1"}
-    assert plan_doors(iter(own), routes) == {"veth1"}
+    assert plan_doors(iter(own), iter(both)) == {"veth1"}
+    assert plan_doors(iter(own), iter(both + another)) == {"veth1", "veth2"}
 
 
 @given(st.lists(NETWORKS), st.randoms(use_true_random=False))
@@ -344,11 +345,13 @@ def test_the_outermost_networks_at_the_edges(networks: str, kept: str) -> None:
 
 def test_firewall_only_plans_nothing_else() -> None:
     settings = config("a", **EVERYTHING, firewall_only=True)
-    planned = plan(cluster(A, B), settings, HostFacts())
+    for facts in (HostFacts(), host("a")):
+        planned = plan(cluster(A, B), settings, facts).desired
 
-    assert planned.desired == DesiredState(firewall=ruleset(A, B, firewall_only=True))
-    assert planned.desired.firewall
-    assert not [line for line in lines(planned.desired.firewall) if "wigglenet" in line or "doors" in line]
+        assert planned
+        assert planned == DesiredState(firewall=planned.firewall)
+        assert names(planned.firewall, "chain") == {"forward", "inbound", "postrouting"}
+        assert not [line for line in lines(planned.firewall) if "wigglenet" in line or "doors" in line]
 
 
 def test_firewall_only_needs_no_key_and_no_agent_on_the_others() -> None:
