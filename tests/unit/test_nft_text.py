@@ -1,0 +1,397 @@
+"""The text of our table: its way there and back, how little a change says, and what others may have put in.
+
+What the kernel makes of it is in `tests/contract/test_nft.py`.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from ipaddress import IPv6Network, ip_network
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wigglenet_operator.kernel.nft_text import parse, render, render_changes, render_replacement
+from wigglenet_operator.model.changes import diff
+from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
+
+HOOKS = [
+    "type filter hook forward priority filter; policy accept;",
+    "type nat hook postrouting priority srcnat; policy accept;",
+]
+RULES = [
+    "ct state established,related accept",
+    'oifname "wigglenet" tcp flags syn tcp option maxseg size set rt mtu',
+    "ip saddr @wt_own4 ip daddr != @wt_pods4 masquerade fully-random",
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+    'iifname "veth1" ip saddr . tcp dport @wt_c drop comment "a, b } c"',
+    "drop",
+]
+DEFINITIONS = [("typeof ip saddr", "flags interval"), ("typeof ip6 saddr . tcp dport",), ("typeof iifname",)]
+KEYS = ["10.1.0.0/24", "10.1.1.7", "fd00:1::/64", "::ffff:10.0.0.1", '"veth1"', "10.1.0.7 . 80", "10.1.0.0/24 . 1-1023"]
+VERDICTS = ["accept", "drop", "jump wt_a", "goto wt_b"]
+NAMES = st.sampled_from(["wt_a", "wt_b", "wt_own4", "wt_x"])
+CHAINS = st.builds(
+    lambda hook, rules: (*hook, *rules),
+    st.sampled_from([(), *((hook,) for hook in HOOKS)]),
+    st.lists(st.sampled_from(RULES), max_size=5),
+)
+SETS = st.tuples(st.sampled_from(DEFINITIONS), st.frozensets(st.sampled_from(KEYS)).map(lambda keys: dict.fromkeys(keys, "")))
+MAPS = st.tuples(
+    st.sampled_from(DEFINITIONS).map(lambda lines: (f"{lines[0]} : verdict", *lines[1:])),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VERDICTS)),
+)
+SET, MAP, CHAIN, HOOKED = Item("set", "wt_own4"), Item("map", "wt_x"), Item("chain", "wt_a"), Item("chain", "wt_forward")
+DEFINITION = ("typeof ip saddr", "flags interval")
+BASE: Ruleset = {
+    SET: DEFINITION,
+    Item("set", "wt_own4", "10.1.0.0/24"): "",
+    Item("set", "wt_own4", "10.2.0.0/24"): "",
+    MAP: ("typeof ip saddr : verdict",),
+    Item("map", "wt_x", "10.1.0.7"): "jump wt_a",
+    CHAIN: ("ip saddr @wt_own4 accept", "drop"),
+    HOOKED: (HOOKS[0], "ip saddr vmap @wt_x"),
+}
+
+
+def composed(
+    chains: Mapping[str, tuple[str, ...]],
+    sets: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]],
+    maps: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]],
+) -> Ruleset:
+    found: dict[Item, Content] = {Item("chain", name): lines for name, lines in chains.items()}
+    for kind, holders in (("set", sets), ("map", maps)):
+        for name, (definition, elements) in holders.items():
+            found[Item(kind, name)] = definition
+            found |= {Item(kind, name, key): verdict for key, verdict in elements.items()}
+    return found
+
+
+RULESETS = st.builds(
+    composed,
+    st.dictionaries(NAMES, CHAINS),
+    st.dictionaries(NAMES, SETS),
+    st.dictionaries(NAMES.map(lambda name: f"{name}_map"), MAPS),
+)
+
+
+def shuffled(ruleset: Ruleset, random: Random) -> Ruleset:
+    return dict(random.sample(list(ruleset.items()), len(ruleset)))
+
+
+def changed(before: Ruleset, after: Ruleset) -> str:
+    return render_changes(before, diff(before, after))
+
+
+def without(ruleset: Ruleset, *items: Item) -> Ruleset:
+    """The ruleset without these, and without the elements that they hold."""
+    return {item: content for item, content in ruleset.items() if Item(item.kind, item.name) not in items and item not in items}
+
+
+def numbered(*numbers: int) -> Ruleset:
+    return {Item("set", "wt_own4", f"10.9.{number}.0/24"): "" for number in numbers}
+
+
+def replaced(text: str) -> bool:
+    """Whether the whole table is written anew."""
+    return "delete table inet wigglenet\n" in text
+
+
+@given(RULESETS)
+def test_what_was_rendered_is_parsed_as_it_was(ruleset: Ruleset) -> None:
+    assert parse(render(ruleset)) == ruleset
+
+
+@given(RULESETS, st.randoms(use_true_random=False))
+def test_the_order_of_items_makes_no_difference(ruleset: Ruleset, random: Random) -> None:
+    assert render(shuffled(ruleset, random)) == render(ruleset)
+
+
+@given(RULESETS, RULESETS, st.randoms(use_true_random=False))
+def test_a_changes_commands_name_nothing_that_stays(before: Ruleset, after: Ruleset, random: Random) -> None:
+    text = render_changes(before, diff(shuffled(before, random), shuffled(after, random)))
+    if replaced(text):
+        assert text == render_replacement(after)
+        return
+    changes = diff(before, after)
+    touched = {f"{item.kind} {item.name}" for item in (*changes.put, *changes.remove) if not item.element}
+    holders = {item.name for item in (*changes.put, *changes.remove) if item.element}
+    for line in text.splitlines():
+        verb, kind, path = re.findall(r"^(\w+) (\w+) inet wigglenet (\S+)", line)[0]
+        named = path in holders if kind == "element" else f"{'chain' if kind == 'rule' else kind} {path}" in touched
+        assert named, line
+        assert verb in {"add", "delete", "flush"}
+
+
+@given(RULESETS, RULESETS)
+def test_each_set_is_told_once_what_goes_and_once_what_comes(before: Ruleset, after: Ruleset) -> None:
+    told = re.findall(r"^(\w+) element inet wigglenet (\S+)", changed(before, after), re.MULTILINE)
+
+    assert len(set(told)) == len(told)
+    assert [verb for verb, _ in told] == sorted((verb for verb, _ in told), reverse=True)  # delete, then add
+
+
+@given(RULESETS)
+def test_no_change_is_no_text(ruleset: Ruleset) -> None:
+    if ruleset:
+        assert changed(ruleset, ruleset) == ""
+
+
+@given(RULESETS)
+def test_to_nothing_the_table_is_deleted(ruleset: Ruleset) -> None:
+    assert changed(ruleset, {}) == "table inet wigglenet {}\ndelete table inet wigglenet\n"
+
+
+@given(RULESETS)
+def test_from_nothing_the_table_is_written_whatever_was_there(ruleset: Ruleset) -> None:
+    assert changed({}, ruleset) == f"table inet wigglenet {{}}\ndelete table inet wigglenet\n{render(ruleset)}"
+
+
+def test_nothing_is_an_empty_file_and_a_missing_table() -> None:
+    assert render({}) == ""
+    assert parse("") == {}
+    assert parse("table inet wigglenet {\n}\n") == {}
+
+
+def test_the_table_is_as_nft_writes_it() -> None:
+    assert render(BASE).expandtabs(8) == (
+        """\
+table inet wigglenet {
+        map wt_x {
+                typeof ip saddr : verdict
+                elements = { 10.1.0.7 : jump wt_a }
+        }
+        set wt_own4 {
+                typeof ip saddr
+                flags interval
+                elements = { 10.1.0.0/24,
+                             10.2.0.0/24 }
+        }
+        chain wt_a {
+                ip saddr @wt_own4 accept
+                drop
+        }
+        chain wt_forward {
+                type filter hook forward priority filter; policy accept;
+                ip saddr vmap @wt_x
+        }
+}
+"""
+    )
+
+
+def test_ten_elements_that_change_are_ten_elements_of_text() -> None:
+    many = {**BASE, **numbered(*range(200))}
+    after = {**without(many, *numbered(*range(5))), **numbered(*range(200, 205))}
+    goes, comes = changed(many, after).splitlines()
+
+    assert goes == "delete element inet wigglenet wt_own4 { 10.9.0.0/24, 10.9.1.0/24, 10.9.2.0/24, 10.9.3.0/24, 10.9.4.0/24 }"
+    assert comes == (
+        "add element inet wigglenet wt_own4 { 10.9.200.0/24, 10.9.201.0/24, 10.9.202.0/24, 10.9.203.0/24, 10.9.204.0/24 }"
+    )
+
+
+def test_elements_that_alternate_between_sets_are_told_set_by_set() -> None:
+    sets = {Item("set", name): DEFINITION for name in ("wt_one", "wt_two")}
+    after = {Item("set", f"wt_{name}", f"10.9.{n}.0/24"): "" for n in range(3) for name in ("two", "one")}
+
+    assert changed(sets, {**sets, **after}) == (
+        "add element inet wigglenet wt_one { 10.9.0.0/24, 10.9.1.0/24, 10.9.2.0/24 }\n"
+        "add element inet wigglenet wt_two { 10.9.0.0/24, 10.9.1.0/24, 10.9.2.0/24 }\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "commands"),
+    [
+        (
+            {**without(BASE, Item("set", "wt_own4", "10.1.0.0/24")), Item("set", "wt_own4", "10.1.0.0/16"): ""},
+            ["delete element P wt_own4 { 10.1.0.0/24 }", "add element P wt_own4 { 10.1.0.0/16 }"],
+        ),
+        (
+            {**BASE, Item("map", "wt_x", "10.1.0.7"): "drop"},
+            ["delete element P wt_x { 10.1.0.7 : jump wt_a }", "add element P wt_x { 10.1.0.7 : drop }"],
+        ),
+        (
+            {**BASE, HOOKED: (HOOKS[0], "ip saddr @wt_own4 drop", "ip saddr vmap @wt_x")},
+            [
+                "flush chain P wt_forward",
+                "add rule P wt_forward ip saddr @wt_own4 drop",
+                "add rule P wt_forward ip saddr vmap @wt_x",
+            ],
+        ),
+        ({**BASE, CHAIN: ()}, ["flush chain P wt_a"]),
+        (
+            {**BASE, Item("chain", "wt_b"): ("accept",), Item("map", "wt_x", "10.1.0.8"): "goto wt_b"},
+            ["add chain P wt_b", "add rule P wt_b accept", "add element P wt_x { 10.1.0.8 : goto wt_b }"],
+        ),
+        (
+            {**BASE, Item("chain", "wt_nat"): (HOOKS[1], "ip saddr @wt_own4 masquerade")},
+            [f"add chain P wt_nat {{ {HOOKS[1]}; }}", "add rule P wt_nat ip saddr @wt_own4 masquerade"],
+        ),
+        (
+            {**BASE, Item("set", "wt_new"): DEFINITION, Item("set", "wt_new", "10.0.0.0/8"): ""},
+            ["add set P wt_new { typeof ip saddr; flags interval; }", "add element P wt_new { 10.0.0.0/8 }"],
+        ),
+        (
+            {**without(BASE, SET), CHAIN: ("drop",)},
+            ["flush chain P wt_a", "add rule P wt_a drop", "delete set P wt_own4"],
+        ),
+    ],
+)
+def test_a_change_says_no_more_than_it_must(after: Ruleset, commands: list[str]) -> None:
+    assert changed(BASE, after).splitlines() == [command.replace(" P ", " inet wigglenet ") for command in commands]
+
+
+def test_what_refers_to_a_chain_or_set_goes_before_it() -> None:
+    text = changed(BASE, {HOOKED: (HOOKS[0], "accept")})
+    chain, held, hooked = (
+        text.index(f"{what}\n")
+        for what in ("delete chain inet wigglenet wt_a", "delete set inet wigglenet wt_own4", "wt_forward")
+    )
+
+    assert hooked < chain
+    assert text.index("flush chain inet wigglenet wt_a\n") < held
+    assert "delete element" not in text
+
+
+@pytest.mark.parametrize(
+    "was",
+    [
+        {**BASE, SET: ("typeof ip saddr",)},
+        {**BASE, SET: ("type ipv4_addr", "flags interval")},
+        {**BASE, SET: (*DEFINITION, "auto-merge")},
+        {**BASE, SET: (*DEFINITION, 'comment "x"')},
+        {**BASE, MAP: ("type ipv4_addr : verdict",)},
+        {**BASE, HOOKED: (HOOKS[0].replace("accept", "drop"), *BASE[HOOKED][1:])},
+        {**BASE, HOOKED: (HOOKS[0].replace("priority filter", "priority filter - 1"), *BASE[HOOKED][1:])},
+        {**BASE, HOOKED: BASE[HOOKED][1:]},
+        {**BASE, HOOKED: ('comment "x"', *BASE[HOOKED])},
+        {**BASE, CHAIN: (HOOKS[0], *BASE[CHAIN])},
+        {**BASE, Item("", "flags dormant"): ()},
+        {**BASE, Item("", 'comment "x"'): ()},
+        {**BASE, Item("counter", "c"): ("packets 0 bytes 0",)},
+        {**BASE, Item("flowtable", "f"): ("hook ingress priority filter",)},
+        {},
+    ],
+)
+def test_what_no_delta_can_mend_is_replaced_as_a_whole(was: Ruleset) -> None:
+    assert changed(was, BASE) == render_replacement(BASE)
+
+
+@pytest.mark.parametrize(
+    "was",
+    [
+        without(BASE, Item("set", "wt_own4", "10.1.0.0/24")),
+        {**BASE, **numbered(1)},
+        {**BASE, CHAIN: ()},
+        {**BASE, CHAIN: ("drop", *BASE[CHAIN])},
+        {**BASE, HOOKED: (HOOKS[0],)},
+        {**BASE, Item("chain", "foreign"): ("drop",)},
+        {**BASE, Item("set", "foreign"): DEFINITION},
+    ],
+)
+def test_what_a_delta_can_mend_is_not_replaced(was: Ruleset) -> None:
+    assert not replaced(changed(was, BASE))
+
+
+def listing(body: str) -> dict[Item, Content]:
+    """What is made of a listing of BASE with these lines at the beginning of the table."""
+    return parse(render(BASE).replace("{\n", "{\n" + body, 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "item"),
+    [
+        ('\tcomment "x"\n', Item("", 'comment "x"')),
+        ("\tflags dormant\n", Item("", "flags dormant")),
+        ("\tflags dormant\n\n", Item("", "flags dormant")),
+        ("\tcounter c {\n\t\tpackets 0 bytes 0\n\t}\n\n", Item("counter", "c")),
+        (
+            "\tflowtable f {\n\t\thook ingress priority filter\n\t\tdevices = { lo }\n\t}\n\n",
+            Item("flowtable", "f"),
+        ),
+        (
+            "\tchain wt_c {\n\t\tip saddr 10.0.0.1 jump {\n\t\t\tdrop\n\t\t}\n\t}\n",
+            Item("chain", "wt_c"),
+        ),
+        ("\tquota q {\n\t\tover 25 mbytes\n\t}\n", Item("quota", "q")),
+        ("\tsynproxy s {\n\t\tmss 1460\n\t}\n", Item("synproxy", "s")),
+    ],
+)
+def test_what_others_put_into_the_table_is_an_item_more(body: str, item: Item) -> None:
+    found = listing(body)
+
+    assert found.keys() - BASE.keys() == {item}
+    assert without(found, item) == BASE
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "item"),
+    [
+        ("\t\tdrop\n", '\t\tdrop comment "x"\n', CHAIN),
+        ("\t\tdrop\n", "\t\tcounter drop\n", CHAIN),
+        ("\t\tdrop\n", "\t\tip saddr 10.0.0.1 accept\n\t\tdrop\n", CHAIN),
+        ("policy accept;", "policy drop;", HOOKED),
+        ("\t\ttype filter", '\t\tcomment "x"\n\t\ttype filter', HOOKED),
+        ("\t\tflags interval\n", "\t\tflags interval,timeout\n", SET),
+        ("\t\tflags interval\n", "\t\tflags interval\n\t\tauto-merge\n", SET),
+        ("\t\tflags interval\n", '\t\tflags interval\n\t\tcomment "x"\n', SET),
+        ("10.2.0.0/24 }", '10.2.0.0/24 comment "x" }', Item("set", "wt_own4", "10.2.0.0/24")),
+        ("10.2.0.0/24 }", '10.2.0.0/24 comment "x, y" }', Item("set", "wt_own4", "10.2.0.0/24")),
+        ("10.2.0.0/24 }", "10.2.0.0-10.2.0.9 }", Item("set", "wt_own4", "10.2.0.0/24")),
+        ("10.1.0.7 :", "10.1.0.7 counter packets 0 bytes 0 :", Item("map", "wt_x", "10.1.0.7")),
+        ("jump wt_a }", "accept }", Item("map", "wt_x", "10.1.0.7")),
+    ],
+)
+def test_what_others_change_is_a_difference_of_that_item(written: str, instead: str, item: Item) -> None:
+    text = render(BASE)
+    assert text.count(written) == 1
+    changes = diff(parse(text.replace(written, instead)), BASE)
+
+    assert [*changes.put] == [item]
+
+
+def test_how_a_listing_breaks_lines_between_elements_is_no_difference() -> None:
+    elements = numbered(*range(7))
+    text = render({**BASE, **elements})
+
+    assert parse(re.sub(r",\n\t+ +", ", ", text)) == {**BASE, **elements}
+    assert parse(text.replace("\t}\n\t", "\t}\n\n\t")) == {**BASE, **elements}
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        ("10.1.0.0/24", "10.1.0.0/24"),
+        ("10.1.0.7/32", "10.1.0.7"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("0.0.0.0/32", "0.0.0.0"),  # noqa: S104 - nothing is bound
+        ("fd00:1::/64", "fd00:1::/64"),
+        ("fd00:1::7/128", "fd00:1::7"),
+        ("::/0", "::/0"),
+        ("::/128", "::"),
+        ("::1/128", "::1"),
+        ("::ffff/128", "::ffff"),
+        ("::1:0/112", "::0.1.0.0/112"),
+        ("::10.0.0.1/128", "::10.0.0.1"),
+        ("::10.0.0.0/104", "::10.0.0.0/104"),
+        ("::ffff:10.0.0.1/128", "::ffff:10.0.0.1"),
+        ("::ffff:0:0/96", "::ffff:0.0.0.0/96"),
+        ("::fffe:a00:1/128", "::fffe:a00:1"),
+        ("64:ff9b::a00:1/128", "64:ff9b::a00:1"),
+        ("1::ffff:a00:1/128", "1::ffff:a00:1"),
+    ],
+)
+def test_an_element_is_as_nft_writes_it(network: str, text: str) -> None:
+    assert element_text(ip_network(network)) == text
+
+
+@given(st.integers(0, (1 << 128) - 1), st.integers(0, 128), st.integers(0, 128))
+def test_addresses_are_written_as_the_c_library_writes_them(number: int, shift: int, length: int) -> None:
+    network = IPv6Network((number >> shift, length), strict=False)
+    suffix = "" if length == 128 else f"/{length}"
+
+    assert element_text(network) == socket.inet_ntop(socket.AF_INET6, network.network_address.packed) + suffix
