@@ -146,6 +146,7 @@ def bench(session: nox.Session) -> None:
     arguments = prepare(session, "iperf3")
     run(session, "python", "-m", "tests.bench", *arguments)
     run(session, "python", "-m", "tests.bench.wireguard", "--wireguard", "userspace")
+    run(session, "python", "-m", "tests.bench.firewall")
 
 
 @nox.session(default=False)
