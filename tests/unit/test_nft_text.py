@@ -270,6 +270,7 @@ def test_what_refers_to_a_chain_or_set_goes_before_it() -> None:
         {**BASE, HOOKED: BASE[HOOKED][1:]},
         {**BASE, HOOKED: ('comment "x"', *BASE[HOOKED])},
         {**BASE, CHAIN: (HOOKS[0], *BASE[CHAIN])},
+        {**BASE, CHAIN: ('comment "x"', *BASE[CHAIN])},
         {**BASE, Item("", "flags dormant"): ()},
         {**BASE, Item("", 'comment "x"'): ()},
         {**BASE, Item("counter", "c"): ("packets 0 bytes 0",)},
