@@ -11,13 +11,25 @@ PLUGINS = "/usr/lib/cni"
 Result = dict[str, Any]
 
 
-def run_list(
-    command: Literal["ADD", "DEL"], conflist: Mapping[str, Any], *, place: Place, sandbox: str, result: Result | None = None
+def run_list(  # noqa: PLR0913 - what a runtime tells
+    command: Literal["ADD", "DEL"],
+    conflist: Mapping[str, Any],
+    *,
+    place: Place,
+    sandbox: str,
+    result: Result | None = None,
+    runtime: Mapping[str, Any] | None = None,
 ) -> Result:
-    """The result of the last plugin (ADD), or nothing (DEL, in reverse order); CommandError if a plugin refuses."""
+    """The result of the last plugin (ADD), or nothing (DEL, in reverse order); CommandError if a plugin refuses.
+
+    `runtime` has by capability what the runtime tells the plugins that have it, such as `portMappings`.
+    """
     plugins = conflist["plugins"] if command == "ADD" else reversed(conflist["plugins"])
     for plugin in plugins:
         config = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **plugin}
+        config["runtimeConfig"] = {
+            name: told for name, told in (runtime or {}).items() if name in plugin.get("capabilities", {})
+        }
         if result:
             config["prevResult"] = result
         answer = place.run(

@@ -168,6 +168,17 @@ def delete_malformed_nodes(lab: Lab, _node: LabNode) -> None:
             lab.api.admin.delete_node(name)
 
 
+def touched(command: str) -> Act:
+    """Change the firewall's table; the agent says who did."""
+
+    def act(lab: Lab, node: LabNode) -> None:
+        since = spoken(node)
+        run(command)(lab, node)
+        says(node, "table inet wigglenet was changed", "process nft", since=since)
+
+    return act
+
+
 def sysctl(setting: str) -> Act:
     return run(f"sysctl -qw {setting}")
 
@@ -244,6 +255,20 @@ FAULTS = (
     Fault(name="IPv4 forwarding is switched off", harm=sysctl("net.ipv4.ip_forward=0"), **DARK),
     Fault(name="IPv6 forwarding is switched off", harm=sysctl("net.ipv6.conf.all.forwarding=0"), **DARK),
     Fault(name="rp_filter is set to strict", harm=sysctl(f"net.ipv4.conf.{LINK}.rp_filter=1"), **DARK),
+    Fault(name="the firewall is flushed", harm=touched("nft flush ruleset"), seconds=1.0),
+    Fault(name="the firewall's table is deleted", harm=touched("nft delete table inet wigglenet"), seconds=1.0),
+    Fault(
+        name="a rule is put into the firewall",
+        harm=touched("nft insert rule inet wigglenet wt_forward ip saddr {v4} drop"),
+        concerns="neighbour",
+        seconds=1.0,
+        dark=1.0,
+    ),
+    Fault(
+        name="an element is removed from the firewall",
+        harm=touched("nft delete element inet wigglenet wt_pods4 {{ {v4} }}"),
+        seconds=1.0,
+    ),
     Fault(name="wireguard-go is killed", harm=kill_wireguard, userspace=True, **DARK),
     Fault(
         name="wireguard-go hangs",

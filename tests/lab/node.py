@@ -146,10 +146,12 @@ class LabNode:
     def _ended(self) -> bool:
         return self._agent is not None and self._agent.poll() is not None
 
-    def pod(self, name: str = "pod", *, conflist: Mapping[str, Any] | None = None) -> Pod:
+    def pod(
+        self, name: str = "pod", *, conflist: Mapping[str, Any] | None = None, runtime: Mapping[str, Any] | None = None
+    ) -> Pod:
         """The pod of that name, made if it is not there, by the agent's configuration or by the given one."""
         if name not in self.pods:
-            self.pods[name] = Pod(self.place, name, conflist or self.wait_ready())
+            self.pods[name] = Pod(self.place, name, conflist or self.wait_ready(), runtime=runtime)
         return self.pods[name]
 
     def mtu(self) -> int:

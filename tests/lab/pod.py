@@ -29,12 +29,14 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 class Pod:
     """One sandbox with its addresses, by IP version."""
 
-    def __init__(self, place: Place, name: str, conflist: Mapping[str, Any]) -> None:
+    def __init__(
+        self, place: Place, name: str, conflist: Mapping[str, Any], *, runtime: Mapping[str, Any] | None = None
+    ) -> None:
         """CNI ADD; duplicate address detection is off, or it takes 2 s (facts of the kernel, not of the plugins)."""
-        self.name, self._place, self._conflist = name, place, conflist
+        self.name, self._place, self._conflist, self._runtime = name, place, conflist, runtime
         place.run("ip", "netns", "add", name)
         self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
-        self._result = run_list("ADD", conflist, place=place, sandbox=name)
+        self._result = run_list("ADD", conflist, place=place, sandbox=name, runtime=runtime)
         found = [ip_interface(entry["address"]).ip for entry in self._result["ips"]]
         self.addresses: dict[int, IPAddress] = {a.version: a for a in found}
         assert len(self.addresses) == len(found), f"one address of each family: {found}"
@@ -81,7 +83,7 @@ class Pod:
 
     def delete(self) -> None:
         """CNI DEL, and the namespace."""
-        run_list("DEL", self._conflist, place=self._place, sandbox=self.name, result=self._result)
+        run_list("DEL", self._conflist, place=self._place, sandbox=self.name, result=self._result, runtime=self._runtime)
         self._place.run("ip", "netns", "del", self.name)
 
 

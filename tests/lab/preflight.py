@@ -27,8 +27,18 @@ PACKAGES = {
     "iperf3": "iperf3",
 }
 """What shows that a Debian package is there: a program on the PATH, or a file."""
-ALWAYS = ("wireguard-go", "wireguard-tools", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "procps")
-ALWAYS += ("nftables", "conntrack")
+ALWAYS = (
+    "wireguard-go",
+    "wireguard-tools",
+    "containernetworking-plugins",
+    "iproute2",
+    "iptables",
+    "iputils-ping",
+    "procps",
+    "nftables",
+    "conntrack",
+)
+
 FREE_BYTES = 1 << 30
 
 

@@ -19,7 +19,7 @@ KEY = "/etc/wigglenet/private.key"
 IDENTITY = ("wigglenet/public-key", "wigglenet/node-ips", "wigglenet/pod-cidrs")
 LOOK = f"""ip -json addr; ip -json -4 route; ip -json -6 route
 sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding net.ipv4.conf.{LINK}.rp_filter
-wg show {LINK} allowed-ips"""
+wg show {LINK} allowed-ips; nft -s list table inet wigglenet"""
 BURST_SECONDS = 0.3 * SLOWNESS
 DRAIN_SECONDS = 3.0 * SLOWNESS
 """Until what was queued has been carried, and a handshake that was lost in it been tried again."""

@@ -1,4 +1,4 @@
-"""The table `inet wigglenet`: read back when somebody else has changed it, written by one transaction for each change.
+"""The table `inet wigglenet`: read back when somebody else has changed it, written by the differences.
 
 A listing of a large table takes 0.2 s and kube-proxy changes its own tables all the time, so what is there is remembered for
 as long as the kernel's count of transactions, and its word on which of them touched our table, say that it is still so.
@@ -54,19 +54,20 @@ class NftTable:
         return self._actual
 
     async def apply(self, changes: Changes[Item, Content]) -> None:
-        """One transaction, all or nothing; KernelError in the words of nft. What it refuses, it is asked as a whole next."""
+        """Change it so that no packet sees a part; KernelError in the words of nft, which next is given the whole table."""
         actual = await self.observe()
         wanted = patched(actual, changes)
         self._writing, self._actual = True, None
         try:
-            text = render_replacement(wanted) if self._refused else render_changes(actual, changes)
+            transactions = render_replacement(wanted) if self._refused else render_changes(actual, changes)
             self._refused = True
-            await nft("-f", "-", text=text)
+            for text in transactions:
+                await nft("-f", "-", text=text)
             self._refused = False
         finally:
             self._writing = False
         self._watch.read()
-        if len(self._watch.authors) == 1:  # this one; with another it must be listed
+        if len(self._watch.authors) == len(transactions):  # these; with another's it must be listed
             self._watch.authors.clear()
             self._actual = wanted
 

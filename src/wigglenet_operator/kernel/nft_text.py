@@ -6,13 +6,12 @@ set, for nft folds only neighbours.  Source: nft(8), nftables 1.0.1 and later.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 
 from wigglenet_operator.model.changes import Changes, patched
 from wigglenet_operator.model.ruleset import FAMILY, TABLE, Content, Item, Ruleset
 
-KINDS = frozenset({"chain", "set", "map"})
 DEFINING = ("type ", "comment ")
 """How the first line of a chain begins where it is no rule."""
 BEGIN = "elements = { "
@@ -28,38 +27,58 @@ def render(ruleset: Ruleset) -> str:
     return "\n".join([f"table {FAMILY} {TABLE} {{", *lines, "}"]) + "\n"
 
 
-def render_replacement(ruleset: Ruleset) -> str:
-    """One transaction after which the table is this, whatever was there."""
-    return f"table {FAMILY} {TABLE} {{}}\ndelete table {FAMILY} {TABLE}\n{render(ruleset)}"
+def render_replacement(ruleset: Ruleset) -> tuple[str, ...]:
+    """One transaction after which the table is this, whatever was there; packets may find a new set still empty, see below."""
+    return (f"table {FAMILY} {TABLE} {{}}\ndelete table {FAMILY} {TABLE}\n{render(ruleset)}",)
 
 
-def render_changes(actual: Ruleset, changes: Changes[Item, Content]) -> str:
-    """One transaction that makes the changes to a table with that content, by chain and element where that is enough."""
-    wanted = patched(actual, changes)
-    foreign = any(item.kind not in KINDS for item in changes.remove)
-    redefined = any(_definition(i, changes.was[i]) != _definition(i, now) for i, now in changes.change.items() if not i.element)
-    if foreign or redefined or not actual or not wanted:
-        return render_replacement(wanted)
-    return "".join(f"{command}\n" for command in _commands(changes))
+def render_changes(actual: Ruleset, changes: Changes[Item, Content]) -> tuple[str, ...]:
+    """The transactions that make the changes to a table with that content: what no packet meets yet, then the change itself.
+
+    Two, because no packet may see a part.  A transaction is atomic for the rules, but on Linux 6.18 not for the content of an
+    interval set that it makes: for an instant the new rules find the set empty (nft_set_commit_update() comes after the new
+    generation in nf_tables_commit(); of 1,000 new connections per replacement one was dropped or kept its own address).
+    For the same reason nothing that is in use is ever made anew.
+    """
+    redefined = (
+        i for i, now in changes.change.items() if not i.element and _definition(i, now) != _definition(i, changes.was[i])
+    )
+    if any(redefined) or any(not item.kind for item in changes.remove):
+        return render_replacement(patched(actual, changes))
+    new = {i for i, lines in changes.add.items() if not i.element and not (i.kind == "chain" and _definition(i, lines))}
+    unmet = {i: content for i, content in changes.add.items() if _holder(i) in new}
+    met = {i: content for i, content in changes.add.items() if _holder(i) not in new}
+    table = f"table {FAMILY} {TABLE}"
+    first = [f"add {table}"] if not actual else []
+    last = [f"delete {table}"] if not patched(actual, changes) else []
+    transactions = (
+        [*first, *_additions(unmet)],
+        [*_removals(changes), *_additions({**met, **changes.change}, changes.change), *last],
+    )
+    return tuple("".join(f"{line}\n" for line in lines) for lines in transactions if lines)
 
 
-def _commands(changes: Changes[Item, Content]) -> Iterator[str]:
-    """What is needed comes before what needs it; elements that go come before those that come, which they may overlap."""
-    for item, lines in changes.add.items():
-        if not item.element:
-            definition = _definition(item, lines)
-            yield f"add {_path(item)}" + (f" {{ {' '.join(f'{line};' for line in definition)} }}" if definition else "")
-    old = (pair for pair in chain(changes.was.items(), changes.remove.items()) if _holder(pair[0]) not in changes.remove)
-    yield from _element_commands("delete", old)
-    chains = [item for item in chain(changes.change, changes.remove) if item.kind == "chain"]
-    yield from (f"flush {_path(item)}" for item in chains)
-    for item, lines in changes.put.items():
-        if item.kind == "chain":
-            rules = lines[len(_definition(item, lines)) :]
-            yield from (f"add rule {FAMILY} {TABLE} {item.name} {rule}" for rule in rules)
-    yield from _element_commands("add", changes.put.items())
-    gone = [item for item in changes.remove if not item.element]
-    yield from (f"delete {_path(item)}" for item in sorted(gone, key=lambda item: item.kind != "chain"))
+def _additions(items: Mapping[Item, Content], there: Collection[Item] = ()) -> Iterator[str]:
+    """What is needed comes before what needs it; chains and sets that are `there` are not made, only filled."""
+    objects = {item: content for item, content in items.items() if not item.element}
+    for item, lines in objects.items():
+        if item not in there:
+            definition = " ".join(f"{line};" for line in _definition(item, lines))
+            yield f"add {_path(item)} {{ {definition} }}" if definition else f"add {_path(item)}"
+    yield from _element_commands("add", items.items())
+    for item, lines in objects.items():
+        rules = lines[len(_definition(item, lines)) :]
+        yield from (f"add rule {FAMILY} {TABLE} {item.name} {rule}" for rule in rules)
+
+
+def _removals(changes: Changes[Item, Content]) -> Iterator[str]:
+    """And the rules of the chains that change; elements first, for they may call chains that go."""
+    old = [*changes.was.items(), *changes.remove.items()]
+    yield from _element_commands("delete", (pair for pair in old if _holder(pair[0]) not in changes.remove))
+    objects = [item for item, _ in old if not item.element]
+    yield from (f"flush {_path(item)}" for item in objects if item.kind == "chain")
+    gone = sorted((item for item in objects if item in changes.remove), key=lambda item: item.kind != "chain")
+    yield from (f"delete {_path(item)}" for item in gone)
 
 
 def _definition(item: Item, lines: Content) -> Content:
