@@ -1,6 +1,8 @@
 """The firewall lets every flow of the table through, or not, as it says there, beside either kube-proxy."""
 
+import re
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -44,6 +46,7 @@ def test_every_flow_is_as_the_table_says(world: World, settings: str, proxy: Cal
     removed(world)
     proxy(world)
     world.settle(masqueraded=masqueraded, filtered=filtered)
+    world.forget()
     rows = expectations(masqueraded, filtered)
 
     wrong = [
@@ -52,4 +55,20 @@ def test_every_flow_is_as_the_table_says(world: World, settings: str, proxy: Cal
         if heard.source != expected or (expected and heard.answered is not flow.answered)
     ]
 
+    wrong += [entry for version in (4, 6) for entry in rewritten(world, version, masqueraded=version in masqueraded)]
     assert not wrong, "\n".join(wrong)
+
+
+def rewritten(world: World, version: int, *, masqueraded: bool) -> Iterator[str]:
+    """What the kernel's own table of connections says otherwise, of those that no Service has redirected."""
+    host = world.hosts["node a"]
+    pods = [ip_network(node.pod_cidrs[version == 6]) for node in world.lab.nodes.values()]
+    spared = [world.hosts[name].addresses.get(version) for name in ("direct", "link-local", "multicast", "node a", "gateway a")]
+    entries = host.place.run("conntrack", "-L", "-f", f"ipv{version}").splitlines()
+    found = [[ip_address(word) for word in re.findall(r"(?:src|dst)=(\S+)", entry)] for entry in entries]
+    direct = [(source, to, seen) for source, to, answering, seen in found if to == answering]
+    assert direct, "no connection is tracked"
+    for source, to, seen in direct:
+        changes = masqueraded and source in pods[0] and not any(to in n for n in pods) and to not in spared
+        if seen != (host.addresses[version] if changes else source):
+            yield f"conntrack: {source} -> {to} is answered to {seen}"

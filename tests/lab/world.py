@@ -145,6 +145,14 @@ class World:
         masquerade = {f"masquerade {v}": f"ip{6 if v == 6 else ''} saddr @wt_own{v} ip" in table for v in (4, 6)}
         return masquerade | {f"filter {v}": f"daddr @wt_own{v} jump wt_inbound" in table for v in (4, 6)}
 
+    def forget(self) -> None:
+        """Have every host discover its neighbours anew, and the nodes know no connection."""
+        for node in self.lab.nodes.values():
+            node.place.run("conntrack", "-F")
+        for host in self.hosts.values():
+            within = ("ip", "netns", "exec", host.netns) if host.netns else ()
+            host.place.run(*within, "ip", "neigh", "flush", "all")
+
     def target(self, name: str, version: int) -> tuple[IPAddress, int] | None:
         """Address and port of a host or service; None if it has none of that version."""
         if name == "hostPort of a1":

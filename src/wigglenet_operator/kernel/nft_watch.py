@@ -45,9 +45,9 @@ class NftWatch:
     """The changes since it was opened, read when asked."""
 
     def __init__(self) -> None:
-        """KernelError if the kernel has no nftables, or forbids it."""
-        self.seen = 0
-        """The generation up to which all changes have been read."""
+        """KernelError if the kernel has no nfnetlink, or forbids it."""
+        self.seen = -1
+        """The generation up to which all changes have been read; -1: none has."""
         self.authors: list[Author] = []
         """Of the transactions that touched our table, in order; whoever has dealt with them clears it."""
         self.forward_changed = True
@@ -60,7 +60,6 @@ class NftWatch:
         with suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RCVBUF)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
-        self.seen = self.generation()
 
     def generation(self) -> int:
         """The number of transactions up to now, in this network namespace; 13 microseconds."""
