@@ -88,6 +88,7 @@ FLOWS = (
     Flow(origin="node a", to="b1", seen="gateway a"),
     Flow(origin="node b", to="a1", seen="gateway b"),
     Flow(origin="node b", to="a1", source="node b", seen="node b"),
+    Flow(origin="node a", to="node a", source="gateway a", seen="gateway a"),
     # the underlay knows no pods: other nodes' addresses are the world
     Flow(origin="a1", to="node b", seen="a1", masqueraded="node a"),
     Flow(origin="b1", to="node a", seen="b1", masqueraded="node b"),

@@ -188,9 +188,13 @@ class World:
         forged = flow.source or ("outside" if flow.origin == "outside" else "")  # of its several addresses that one
         source = self.hosts[forged].addresses[version] if forged else None
         hopeless = not expected or not flow.answered
-        return self.exchange.say(
-            self.hosts[flow.origin], to, protocol=protocol, source=source, size=flow.size, hopeless=hopeless
-        )
+
+        def say() -> Heard:
+            host = self.hosts[flow.origin]
+            return self.exchange.say(host, to, protocol=protocol, source=source, size=flow.size, hopeless=hopeless)
+
+        heard = say()
+        return say() if flow.size and expected and not heard.source else heard  # the first may teach its sender the path's MTU
 
     def close(self) -> None:
         """End everything."""
