@@ -131,7 +131,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     else:
         if not mistakes:
             return settings
-    raise ConfigError("the settings are wrong:\n" + "\n".join(f"  {mistake}" for mistake in sorted(mistakes)))
+    raise ConfigError("the settings are wrong:\n" + "\n".join(f"  {mistake}" for mistake in sorted(set(mistakes))))
 
 
 def _names(environment: Mapping[str, str]) -> Iterator[str]:

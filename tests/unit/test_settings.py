@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.builders import nets
 from wigglenet_operator.errors import ConfigError
 from wigglenet_operator.model.facts import WireGuardKind
 from wigglenet_operator.settings import Settings, read_settings
@@ -38,6 +39,31 @@ def test_who_implements_wireguard(value: str, expected: WireGuardKind | None) ->
     assert read_settings(GOOD).config().wireguard is None
 
 
+@pytest.mark.parametrize(("words", "on"), [("1 true YES On", True), ("0 False no OFF", False)])
+def test_switches_have_many_words(words: str, on: bool) -> None:  # noqa: FBT001 - a table
+    for word in words.split():
+        assert read_settings({**GOOD, "FIREWALL_ONLY": f" {word} "}).config().firewall_only is on
+
+
+def test_each_family_is_switched_alone() -> None:
+    config = read_settings({**GOOD, "MASQUERADE_IPV4": "off", "FILTER_IPV4": "on"}).config()
+
+    assert (config.masqueraded, config.filtered) == ({6}, {4})
+
+
+def test_networks_are_a_list_and_an_address_is_one() -> None:
+    config = read_settings({**GOOD, "NON_MASQUERADE_CIDRS": " 10.0.0.0/8 ,fd00::/8,, 192.0.2.1"}).config()
+
+    assert config.non_masquerade == nets("10.0.0.0/8 fd00::/8 192.0.2.1/32")
+
+
+def test_the_back_end_of_the_predecessor_is_accepted_with_a_warning() -> None:
+    (warning,) = read_settings({**GOOD, "FIREWALL_BACKEND": "iptables"}).warnings()
+
+    assert "means nftables" in warning
+    assert not read_settings(GOOD).warnings()
+
+
 def test_auto_is_the_mtu_of_the_routes() -> None:
     assert read_settings({**GOOD, "WIGGLENET_MTU": "auto"}).config().mtu is None
 
@@ -55,6 +81,11 @@ def test_auto_is_the_mtu_of_the_routes() -> None:
         ("WIGGLENET_IFACE_NAME", "a/b"),
         ("WIGGLENET_PRIVKEY_PATH", "private.key"),
         ("NODE_NAME", ""),
+        ("MASQUERADE_IPV4", "maybe"),
+        ("FILTER_IPV6", ""),
+        ("FIREWALL_ONLY", "2"),
+        ("NON_MASQUERADE_CIDRS", "10.0.0.1/8, x"),
+        ("FIREWALL_BACKEND", "nft"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(name: str, value: str) -> None:
