@@ -27,7 +27,8 @@ NF_INET_FORWARD = 2
 SO_RCVBUFFORCE = 33
 RCVBUF = 32 << 20
 """Bytes; the replacement of a table with 10,000 elements overran 4 MiB."""
-DATAGRAM = 1 << 18
+DATAGRAM, ANSWER = 1 << 16, 1 << 12
+"""Bytes: of what the kernel batches (NLMSG_GOODSIZE is a page at least, 32 KiB at most); of one short message."""
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
 NFGENMSG = struct.pack("=BBH", 0, 0, 0)
@@ -65,7 +66,7 @@ class NftWatch:
         """The number of transactions up to now, in this network namespace; 13 microseconds."""
         try:
             self._asking.send(HEADER.pack(HEADER.size + len(NFGENMSG), NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0) + NFGENMSG)
-            return int.from_bytes(_attributes(self._asking.recv(DATAGRAM))[NFTA_GEN_ID], "big")
+            return int.from_bytes(_attributes(self._asking.recv(ANSWER))[NFTA_GEN_ID], "big")
         except (OSError, KeyError) as error:
             raise KernelError(f"ask nftables for its generation: {error}; this kernel may lack nf_tables") from error
 
