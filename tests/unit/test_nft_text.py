@@ -81,8 +81,13 @@ def shuffled(ruleset: Ruleset, random: Random) -> Ruleset:
     return dict(random.sample(list(ruleset.items()), len(ruleset)))
 
 
+def transactions(before: Ruleset, after: Ruleset) -> list[list[str]]:
+    """The commands of each."""
+    return [text.splitlines() for text in render_changes(before, diff(before, after))]
+
+
 def changed(before: Ruleset, after: Ruleset) -> str:
-    return render_changes(before, diff(before, after))
+    return "".join(render_changes(before, diff(before, after)))
 
 
 def without(ruleset: Ruleset, *items: Item) -> Ruleset:
@@ -94,9 +99,9 @@ def numbered(*numbers: int) -> Ruleset:
     return {Item("set", "wt_own4", f"10.9.{number}.0/24"): "" for number in numbers}
 
 
-def replaced(text: str) -> bool:
+def replaced(before: Ruleset, after: Ruleset) -> bool:
     """Whether the whole table is written anew."""
-    return "delete table inet wigglenet\n" in text
+    return render_changes(before, diff(before, after)) == render_replacement(after)
 
 
 @given(RULESETS)
@@ -111,14 +116,17 @@ def test_the_order_of_items_makes_no_difference(ruleset: Ruleset, random: Random
 
 @given(RULESETS, RULESETS, st.randoms(use_true_random=False))
 def test_a_changes_commands_name_nothing_that_stays(before: Ruleset, after: Ruleset, random: Random) -> None:
-    text = render_changes(before, diff(shuffled(before, random), shuffled(after, random)))
-    if replaced(text):
-        assert text == render_replacement(after)
+    texts = render_changes(before, diff(shuffled(before, random), shuffled(after, random)))
+    if texts == render_replacement(after) or not (before or after):
         return
     changes = diff(before, after)
     touched = {f"{item.kind} {item.name}" for item in (*changes.put, *changes.remove) if not item.element}
     holders = {item.name for item in (*changes.put, *changes.remove) if item.element}
-    for line in text.splitlines():
+    for line in "".join(texts).splitlines():
+        if line.endswith(" table inet wigglenet"):
+            assert line.startswith("delete" if before else "add")
+            assert not (before and after)
+            continue
         verb, kind, path = re.findall(r"^(\w+) (\w+) inet wigglenet (\S+)", line)[0]
         named = path in holders if kind == "element" else f"{'chain' if kind == 'rule' else kind} {path}" in touched
         assert named, line
@@ -130,7 +138,8 @@ def test_each_set_is_told_once_what_goes_and_once_what_comes(before: Ruleset, af
     told = re.findall(r"^(\w+) element inet wigglenet (\S+)", changed(before, after), re.MULTILINE)
 
     assert len(set(told)) == len(told)
-    assert [verb for verb, _ in told] == sorted((verb for verb, _ in told), reverse=True)  # delete, then add
+    for name in {name for _, name in told}:
+        assert [verb for verb, other in told if other == name] in (["delete"], ["add"], ["delete", "add"])
 
 
 @given(RULESETS)
@@ -140,13 +149,44 @@ def test_no_change_is_no_text(ruleset: Ruleset) -> None:
 
 
 @given(RULESETS)
-def test_to_nothing_the_table_is_deleted(ruleset: Ruleset) -> None:
-    assert changed(ruleset, {}) == "table inet wigglenet {}\ndelete table inet wigglenet\n"
+def test_to_nothing_all_goes_with_the_table_in_one_transaction(ruleset: Ruleset) -> None:
+    if ruleset:
+        (commands,) = transactions(ruleset, {})
+        assert commands[-1] == "delete table inet wigglenet"
+        assert {line.split()[0] for line in commands} <= {"delete", "flush"}
 
 
 @given(RULESETS)
-def test_from_nothing_the_table_is_written_whatever_was_there(ruleset: Ruleset) -> None:
-    assert changed({}, ruleset) == f"table inet wigglenet {{}}\ndelete table inet wigglenet\n{render(ruleset)}"
+def test_a_replacement_is_one_transaction_that_holds_everything(ruleset: Ruleset) -> None:
+    (text,) = render_replacement(ruleset)
+
+    assert text == f"table inet wigglenet {{}}\ndelete table inet wigglenet\n{render(ruleset)}"
+
+
+@given(RULESETS, RULESETS)
+def test_what_is_new_is_made_and_filled_before_any_packet_can_meet_it(before: Ruleset, after: Ruleset) -> None:
+    """By a transaction of its own, which names nothing that is in use and hangs nothing on a hook."""
+    told = transactions(before, after)
+    new = {item.name for item in after.keys() - before.keys() if not item.element}
+    made = [re.findall(r"^add (?:set|map|chain) inet wigglenet (\S+)", line) for commands in told for line in commands]
+    if replaced(before, after) or not any(made):
+        return
+    for line in told[0] if len(told) == 2 else []:
+        assert line == "add table inet wigglenet" or (line.startswith("add ") and line.split()[4] in new)
+        assert "type filter" not in line
+        assert "type nat" not in line
+    for line in told[-1] if len(told) == 2 else []:
+        assert not line.startswith(("add set ", "add map "))
+
+
+@given(RULESETS, RULESETS)
+def test_nothing_that_is_in_use_is_made_anew(before: Ruleset, after: Ruleset) -> None:
+    if replaced(before, after):
+        return
+    stays = {f"{item.kind} inet wigglenet {item.name}" for item in before.keys() & after.keys() if not item.element}
+    for line in changed(before, after).splitlines():
+        verb, what = line.split(maxsplit=1)
+        assert verb == "flush" or what.split(" {")[0] not in stays
 
 
 def test_nothing_is_an_empty_file_and_a_missing_table() -> None:
@@ -185,7 +225,7 @@ table inet wigglenet {
 def test_ten_elements_that_change_are_ten_elements_of_text() -> None:
     many = {**BASE, **numbered(*range(200))}
     after = {**without(many, *numbered(*range(5))), **numbered(*range(200, 205))}
-    goes, comes = changed(many, after).splitlines()
+    ((goes, comes),) = transactions(many, after)
 
     assert goes == "delete element inet wigglenet wt_own4 { 10.9.0.0/24, 10.9.1.0/24, 10.9.2.0/24, 10.9.3.0/24, 10.9.4.0/24 }"
     assert comes == (
@@ -204,57 +244,69 @@ def test_elements_that_alternate_between_sets_are_told_set_by_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "commands"),
+    ("after", "told"),
     [
         (
             {**without(BASE, Item("set", "wt_own4", "10.1.0.0/24")), Item("set", "wt_own4", "10.1.0.0/16"): ""},
-            ["delete element P wt_own4 { 10.1.0.0/24 }", "add element P wt_own4 { 10.1.0.0/16 }"],
+            [["delete element P wt_own4 { 10.1.0.0/24 }", "add element P wt_own4 { 10.1.0.0/16 }"]],
         ),
         (
             {**BASE, Item("map", "wt_x", "10.1.0.7"): "drop"},
-            ["delete element P wt_x { 10.1.0.7 : jump wt_a }", "add element P wt_x { 10.1.0.7 : drop }"],
+            [["delete element P wt_x { 10.1.0.7 : jump wt_a }", "add element P wt_x { 10.1.0.7 : drop }"]],
         ),
         (
             {**BASE, HOOKED: (HOOKS[0], "ip saddr @wt_own4 drop", "ip saddr vmap @wt_x")},
             [
-                "flush chain P wt_forward",
-                "add rule P wt_forward ip saddr @wt_own4 drop",
-                "add rule P wt_forward ip saddr vmap @wt_x",
+                [
+                    "flush chain P wt_forward",
+                    "add rule P wt_forward ip saddr @wt_own4 drop",
+                    "add rule P wt_forward ip saddr vmap @wt_x",
+                ]
             ],
         ),
-        ({**BASE, CHAIN: ()}, ["flush chain P wt_a"]),
+        ({**BASE, CHAIN: ()}, [["flush chain P wt_a"]]),
         (
             {**BASE, Item("chain", "wt_b"): ("accept",), Item("map", "wt_x", "10.1.0.8"): "goto wt_b"},
-            ["add chain P wt_b", "add rule P wt_b accept", "add element P wt_x { 10.1.0.8 : goto wt_b }"],
+            [["add chain P wt_b", "add rule P wt_b accept"], ["add element P wt_x { 10.1.0.8 : goto wt_b }"]],
         ),
         (
             {**BASE, Item("chain", "wt_nat"): (HOOKS[1], "ip saddr @wt_own4 masquerade")},
-            [f"add chain P wt_nat {{ {HOOKS[1]}; }}", "add rule P wt_nat ip saddr @wt_own4 masquerade"],
+            [[f"add chain P wt_nat {{ {HOOKS[1]}; }}", "add rule P wt_nat ip saddr @wt_own4 masquerade"]],
         ),
         (
-            {**BASE, Item("set", "wt_new"): DEFINITION, Item("set", "wt_new", "10.0.0.0/8"): ""},
-            ["add set P wt_new { typeof ip saddr; flags interval; }", "add element P wt_new { 10.0.0.0/8 }"],
+            {
+                **BASE,
+                Item("set", "wt_new"): DEFINITION,
+                Item("set", "wt_new", "10.0.0.0/8"): "",
+                Item("chain", "wt_nat"): (HOOKS[1], "ip saddr @wt_new masquerade"),
+            },
+            [
+                ["add set P wt_new { typeof ip saddr; flags interval; }", "add element P wt_new { 10.0.0.0/8 }"],
+                [f"add chain P wt_nat {{ {HOOKS[1]}; }}", "add rule P wt_nat ip saddr @wt_new masquerade"],
+            ],
         ),
         (
             {**without(BASE, SET), CHAIN: ("drop",)},
-            ["flush chain P wt_a", "add rule P wt_a drop", "delete set P wt_own4"],
+            [["flush chain P wt_a", "delete set P wt_own4", "add rule P wt_a drop"]],
         ),
     ],
 )
-def test_a_change_says_no_more_than_it_must(after: Ruleset, commands: list[str]) -> None:
-    assert changed(BASE, after).splitlines() == [command.replace(" P ", " inet wigglenet ") for command in commands]
+def test_a_change_says_no_more_than_it_must(after: Ruleset, told: list[list[str]]) -> None:
+    assert transactions(BASE, after) == [
+        [command.replace(" P ", " inet wigglenet ") for command in commands] for commands in told
+    ]
 
 
 def test_what_refers_to_a_chain_or_set_goes_before_it() -> None:
-    text = changed(BASE, {HOOKED: (HOOKS[0], "accept")})
+    (commands,) = transactions(BASE, {HOOKED: (HOOKS[0], "accept")})
     chain, held, hooked = (
-        text.index(f"{what}\n")
-        for what in ("delete chain inet wigglenet wt_a", "delete set inet wigglenet wt_own4", "wt_forward")
+        commands.index(f"{what} inet wigglenet {name}")
+        for what, name in (("delete chain", "wt_a"), ("delete set", "wt_own4"), ("flush chain", "wt_forward"))
     )
 
     assert hooked < chain
-    assert text.index("flush chain inet wigglenet wt_a\n") < held
-    assert "delete element" not in text
+    assert commands.index("flush chain inet wigglenet wt_a") < held
+    assert commands[-1] == "add rule inet wigglenet wt_forward accept"
 
 
 @pytest.mark.parametrize(
@@ -273,13 +325,10 @@ def test_what_refers_to_a_chain_or_set_goes_before_it() -> None:
         {**BASE, CHAIN: ('comment "x"', *BASE[CHAIN])},
         {**BASE, Item("", "flags dormant"): ()},
         {**BASE, Item("", 'comment "x"'): ()},
-        {**BASE, Item("counter", "c"): ("packets 0 bytes 0",)},
-        {**BASE, Item("flowtable", "f"): ("hook ingress priority filter",)},
-        {},
     ],
 )
 def test_what_no_delta_can_mend_is_replaced_as_a_whole(was: Ruleset) -> None:
-    assert changed(was, BASE) == render_replacement(BASE)
+    assert replaced(was, BASE)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +341,13 @@ def test_what_no_delta_can_mend_is_replaced_as_a_whole(was: Ruleset) -> None:
         {**BASE, HOOKED: (HOOKS[0],)},
         {**BASE, Item("chain", "foreign"): ("drop",)},
         {**BASE, Item("set", "foreign"): DEFINITION},
+        {**BASE, Item("counter", "c"): ("packets 0 bytes 0",)},
+        {**BASE, Item("flowtable", "f"): ("hook ingress priority filter",)},
+        {},
     ],
 )
 def test_what_a_delta_can_mend_is_not_replaced(was: Ruleset) -> None:
-    assert not replaced(changed(was, BASE))
+    assert not replaced(was, BASE)
 
 
 def listing(body: str) -> dict[Item, Content]:
