@@ -141,7 +141,7 @@ def report(archive: Path) -> None:
             raise ImageError(f"/{path} has no place in the image")
         ours = re.match(r"(?:\./)?opt/wigglenet/(bin|cni|python)/", path)
         names = {"bin": "wireguard-go", "cni": "CNI plugins", "python": "agent and its Python packages"}
-        parts[names[ours.group(1)] if ours else "Debian: base, Python, nft, ip, wg"] += size
+        parts[names[ours.group(1)] if ours else "Debian: base, Python, nft, iptables, ip, wg"] += size
     for part, size in parts.most_common():
         print(f"{size / MIB:7.1f} MiB  {part}")
     print(f"{sum(parts.values()) / MIB:7.1f} MiB  {name()}")
