@@ -1,6 +1,9 @@
 """Drift is repaired at once, a fight is not fought at full speed, and both are told apart."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import cycle
+from typing import Any
 
 import pytest
 
@@ -107,3 +110,67 @@ def test_a_failed_repair_counts_for_nothing(table: str) -> None:
 
     assert not bench.turn().failed
     assert bench.tables[table].content
+
+
+class Ruined(Bench):
+    """An agent on fakes, of which something else keeps ruining the firewall."""
+
+    def __init__(self) -> None:
+        super().__init__(A, B)
+        self.turn()
+        self.wanted = dict(self.tables["firewall"].content)
+        self.chains = {item: lines for item, lines in self.wanted.items() if item.kind == "chain"}
+
+    def repairs(self, *ruins: Mapping[Any, Any], seconds: float) -> list[float]:
+        """When it was put back, though it was made one of these again at once, one after the other."""
+        end, found, left = self.now + seconds, [], cycle(ruins)
+        while self.now < end:
+            self.now += 0.1
+            content = self.tables["firewall"].content = dict(next(left))
+            self.turn()
+            assert self.tables["firewall"].content in (self.wanted, content)  # never a part
+            if self.tables["firewall"].content == self.wanted:
+                found.append(self.now)
+        return found
+
+
+@pytest.mark.parametrize("ruin", ["all", "sets"])
+def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(ruin: str) -> None:
+    ruined = Ruined()
+    left = ruined.chains if ruin == "sets" else {}
+    times = ruined.repairs(left, seconds=150)
+
+    assert len(times) < 150 / LONGEST_SECONDS + 15
+    assert times[AT_ONCE - 2] < 1
+    assert times[-1] - times[-2] >= LONGEST_SECONDS
+    ruined.tables["firewall"].content = dict(left)
+    report = ruined.turn()
+    assert [p.subject for p in report.problems] == ["table inet wigglenet"]
+    assert report.phase == "Degraded"
+
+
+@pytest.mark.xfail(strict=True, reason="a repair of something else counts as another wish")
+def test_a_firewall_that_is_ruined_in_another_way_each_time_is_held_back_as_well() -> None:
+    ruined = Ruined()
+
+    assert len(ruined.repairs({}, ruined.chains, seconds=100)) < 100 / LONGEST_SECONDS + 15
+
+
+def test_a_fight_over_the_firewall_delays_nothing_else() -> None:
+    ruined = Ruined()
+    ruined.repairs({}, seconds=40)
+    for table in ("addresses", "routes", "peers", "sysctls"):
+        ruined.tables[table].content = {}
+    ruined.turn()
+
+    assert [table for table in ("addresses", "routes", "peers", "sysctls") if not ruined.tables[table].content] == []
+
+
+def test_a_firewall_that_should_be_another_is_written_at_once_in_the_middle_of_a_fight() -> None:
+    ruined = Ruined()
+    ruined.repairs({}, seconds=40)
+    ruined.store.put(node("c", pods="10.3.0.0/24", internal="192.0.2.3"))
+    ruined.now += 0.1
+    ruined.turn()
+
+    assert ruined.wanted.items() < ruined.tables["firewall"].content.items()
