@@ -18,10 +18,12 @@ from tests.vm.image import SERIES, KernelMissingError, kernel
 ROOT = Path(__file__).parents[2]
 PYTEST = ("pytest", "-p", "no:cacheprovider", "-v", "--color=no", "--wireguard", "kernel")
 CONTRACT = ("tests/contract/test_tables.py", "tests/contract/test_wireguard.py", "tests/contract/test_events.py")
-OF_THE_KERNEL = "link or MTU or address or peer or route or forwarding or rp_filter"
+OF_THE_KERNEL = "link or MTU or address or peer or route or forwarding or rp_filter or firewall"
+FLOWS = "(by_nftables and neither)"
+"""Of each family both features, and neither."""
 SUITES = {
     "life": (*PYTEST, *CONTRACT, "tests/lab/test_mesh.py", "tests/lab/test_life.py"),
-    "faults": (*PYTEST, "tests/lab/test_faults.py", "-k", OF_THE_KERNEL),
+    "faults": (*PYTEST, "tests/lab/test_faults.py", "tests/lab/test_flows.py", "-k", f"{OF_THE_KERNEL} or {FLOWS}"),
 }
 """One guest each, so that they take about as long; what is about agent, files and API server is the same on every kernel."""
 FILES = (

@@ -36,9 +36,9 @@ def render_changes(actual: Ruleset, changes: Changes[Item, Content]) -> tuple[st
     """The transactions that make the changes to a table with that content: what no packet meets yet, then the change itself.
 
     Two, because no packet may see a part.  A transaction is atomic for the rules, but on Linux 6.18 not for the content of an
-    interval set that it makes: for an instant the new rules find the set empty (nft_set_commit_update() comes after the new
-    generation in nf_tables_commit(); of 1,000 new connections per replacement one was dropped or kept its own address).
-    For the same reason nothing that is in use is ever made anew.
+    interval set that it makes: for an instant the new rules find the set empty.  Measured with new connections all the time:
+    of 100 replacements of the whole table two or three had one dropped, or sent out with a pod's address; of 100,000
+    connections beside changes of this form, none.  For the same reason nothing that is in use is ever made anew.
     """
     redefined = (
         i for i, now in changes.change.items() if not i.element and _definition(i, now) != _definition(i, changes.was[i])

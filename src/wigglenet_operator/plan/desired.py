@@ -108,16 +108,17 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
         text = "it has no pod network; everything waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
         return Plan(desired=None, problems=decoded | {Problem(subject=f"node {own.name}", text=text)})
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
+    networks = plan_own_networks(own, ownership)
+    firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes))
+    dropped = _dropped(host, networks)
     key = host.public_key
     if config.firewall_only or key is None:
-        firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership))
-        problems = decoded | ownership.problems | _dropped(host, plan_own_networks(own, ownership))
+        problems = decoded | ownership.problems | dropped
         return Plan(desired=DesiredState(firewall=firewall), problems=problems, contested=ownership.problems)
     others = [n for n in nodes.values() if n is not own]
     members = plan_members(others, own, own_key=key)
     peers, unreachable = plan_peers(members.by_key, own, ownership, port=config.port)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
-    networks = plan_own_networks(own, ownership)
     unfit = _unfit_for_pods(own, networks, ownership)
     routed = chain.from_iterable(plan_remote_networks(members.by_key[key], ownership) for key in peers)
     announced = chain.from_iterable(plan_remote_networks(n, ownership) for n in others)
@@ -132,12 +133,12 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
         annotations=plan_annotations(key, networks),
         peers=peers,
         routes=tunnel,
-        firewall=plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes)),
+        firewall=firewall,
         cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
     )
     problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
     problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, tunnel)
-    problems |= _replaced_key(config, host) | _dropped(host, plan_own_networks(own, ownership))
+    problems |= _replaced_key(config, host) | dropped
     return Plan(desired=desired, problems=problems, contested=ownership.problems | members.problems)
 
 
@@ -148,9 +149,7 @@ def plan_sysctls(config: AgentConfig) -> dict[str, str]:
     return {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", rp_filter: loose}
 
 
-def plan_zones(
-    nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute] = ()
-) -> Zones:
+def plan_zones(nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute]) -> Zones:
     """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
     networks = plan_own_networks(own, ownership)
     families = families_of(own, ownership)

@@ -27,8 +27,6 @@ NOUNS |= {
     "leftovers": "chains",
 }
 """What a key of each table is."""
-WHOLE = f"{FAMILY} {TABLE}"
-"""Stands for all that is in the firewall's table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +63,19 @@ def hold_back(
     remember = {ident: repair for ident, repair in repairs.items() if now - repair.last < CALM_SECONDS}
     allowed: dict[str, Changes[Any, Any]] = {}
     for table, changes in differences.items():
-        held: set[Hashable] = set()
-        for key, value in _units(table, changes).items():
-            ident = Ident(table=table, key=key, link=link)
-            before = remember.get(ident)
-            again = before if before and before.value == value else None
-            if again and now < again.last + again.pause():
-                held.add(key)
-            else:
-                remember[ident] = Repair(value=value, count=again.count + 1 if again else 1, last=now)
-        allowed[table] = _without(changes, {*changes.put, *changes.remove} if WHOLE in held else held) if held else changes
+        wanted: dict[Hashable, object] = {**changes.put, **dict.fromkeys(changes.remove)}
+        idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
+        again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}
+        held = {key for key, repair in again.items() if now < repair.last + repair.pause()}
+        if held and table == "firewall":  # one transaction, parts of which need others
+            held = set(wanted)
+        for key in wanted.keys() - held:
+            count = again[key].count + 1 if key in again else 1
+            remember[idents[key]] = Repair(value=wanted[key], count=count, last=now)
+        allowed[table] = _without(changes, held) if held else changes
     text = "something else keeps changing it back, so it is repaired only now and then; find out what, and stop one of the two"
-    fought = {ident for ident, repair in remember.items() if repair.count > AT_ONCE}
-    problems = frozenset(Problem(subject=f"{NOUNS[i.table]} {_shown(i.key)}", text=text) for i in fought)
-    return allowed, remember, problems
-
-
-def _units(table: str, changes: Changes[Any, Any]) -> dict[Hashable, object]:
-    """What is written or held back as one, and its new value; None: removed."""
-    if table == "firewall":  # one transaction, and parts of it need others
-        return {WHOLE: (changes.put, changes.remove)} if changes else {}
-    return {**changes.put, **dict.fromkeys(changes.remove)}
+    fought = {_subject(ident) for ident, repair in remember.items() if repair.count > AT_ONCE}
+    return allowed, remember, frozenset(Problem(subject=subject, text=text) for subject in fought)
 
 
 def _without(changes: Changes[Any, Any], held: set[Hashable]) -> Changes[Any, Any]:
@@ -95,5 +85,7 @@ def _without(changes: Changes[Any, Any], held: set[Hashable]) -> Changes[Any, An
     return Changes(add=kept(changes.add), change=kept(changes.change), was=kept(changes.was), remove=kept(changes.remove))
 
 
-def _shown(key: Hashable) -> str:
-    return str(key.to) if isinstance(key, RouteKey) else str(key)
+def _subject(ident: Ident) -> str:
+    """What people call it; the firewall's table is one thing."""
+    key = f"{FAMILY} {TABLE}" if ident.table == "firewall" else ident.key
+    return f"{NOUNS[ident.table]} {key.to if isinstance(key, RouteKey) else key}"
