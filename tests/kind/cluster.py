@@ -1,8 +1,9 @@
-"""A cluster by kind, driven by kubectl: made, given our image and manifests, asked from inside of its pods, removed."""
+"""A cluster by kind, driven by kubectl: made, given our image and manifests, asked from inside and outside, removed."""
 
 import json
 import os
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -20,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 MANIFESTS = {"manifests": "manifests/install.yaml", "manifests/with-userspace": "manifests/install-userspace.yaml"}
 """Overlay and what it renders to."""
 PROBES = Path(__file__).with_name("probes.yaml")
+AGENTS = "app.kubernetes.io/component=agent"
+PROBE_IMAGE = "wigglenet-probe:test"
+"""The agent's, with what asks and answers; it is the newer version in a rolling upgrade, too."""
+NETWORK = os.environ.get("KIND_EXPERIMENTAL_DOCKER_NETWORK", "kind")
+"""Of the engine, where kind's nodes are."""
 NUMBERS = count(1)
 Json = dict[str, Any]
 START = (
@@ -50,9 +56,12 @@ class Cluster(Mesh["ProbePod"]):
         self.name, self._kubeconfig = name, work / "kubeconfig"
         self._work = work
         self._installed = ""
+        self.proxy = ""
+        """The mode of kube-proxy."""
 
     def create(self, config: Path, *, proxy: str) -> None:
         """Nodes without a network plugin: they are not Ready. `KIND_NODE_IMAGE` overrides kind's own image."""
+        self.proxy = proxy
         wanted = yaml.safe_load(config.read_text())
         wanted["networking"]["kubeProxyMode"] = proxy
         path = self._work / "kind.yaml"
@@ -91,6 +100,12 @@ class Cluster(Mesh["ProbePod"]):
         """Wait until every node has the DaemonSet's newest pod, ready."""
         self._wait("-n", namespace, "rollout", "status", f"ds/{daemonset}")
 
+    def set_environment(self, *settings: str) -> None:
+        """Settings of every agent, as `kubectl set env` takes them; wait until they are in force, all at once."""
+        self.kubectl("-n", "kube-system", "set", "env", "-c", "agent", "ds/wigglenet-operator", *settings)
+        self.kubectl("-n", "kube-system", "delete", "pods", "-l", AGENTS)
+        self.rolled_out("wigglenet-operator")
+
     def ready(self) -> None:
         """Wait until every Node is Ready."""
         self._wait("wait", "--for=condition=Ready", "nodes", "--all")
@@ -124,7 +139,7 @@ class Cluster(Mesh["ProbePod"]):
 
     def agent_pod(self, node: str) -> Json:
         """The pod of a node's agent."""
-        selector = ("-l", "app.kubernetes.io/component=agent", "--field-selector", f"spec.nodeName={node}")
+        selector = ("-l", AGENTS, "--field-selector", f"spec.nodeName={node}")
         items = self.get("-n", "kube-system", "pods", *selector)["items"]
         pod: Json
         (pod,) = [item for item in items if "deletionTimestamp" not in item["metadata"]]
@@ -147,19 +162,16 @@ class Cluster(Mesh["ProbePod"]):
         return f"{shown}\n{said}"
 
 
-class ProbePod:
-    """A pod that runs `probe.py serve`; commands in it by `kubectl exec`."""
+class Probe(ABC):
+    """Where `probe.py serve` runs, and commands can."""
 
-    def __init__(self, cluster: Cluster, item: Mapping[str, Any]) -> None:
-        self._cluster, self._pod = cluster, item["metadata"]["name"]
-        self.node: str = item["spec"]["nodeName"]
-        self.name = f"{self._pod} on {self.node}"
-        self.hostname = self.node if item["spec"].get("hostNetwork") else self._pod
-        self.addresses: Mapping[int, IPAddress] = _by_version([entry["ip"] for entry in item["status"]["podIPs"]])
+    name: str
+    hostname: str
+    addresses: Mapping[int, IPAddress]
 
+    @abstractmethod
     def exec(self, *command: str) -> str:
-        """The standard output of a command in the pod."""
-        return self._cluster.kubectl("exec", self._pod, "--", *command)
+        """The standard output of a command there."""
 
     def pings(self, address: IPAddress, *, seconds: float = 1) -> bool:
         """Whether one echo is answered in time."""
@@ -170,15 +182,31 @@ class ProbePod:
 
     def ask(self, address: IPAddress, port: int) -> Json:
         """Who answers there: `pod`, `seen`; empty if nobody does."""
+        return next(iter(self.ask_often(address, port, times=1)), {})
+
+    def ask_often(self, address: IPAddress, port: int, *, times: int = 20) -> list[Json]:
+        """Who answers there, over as many connections; empty if one of them is not answered."""
         try:
-            answer: Json = json.loads(self.exec("python3", "/probe.py", "ask", str(address), str(port)))
+            answers = self.exec("python3", "/probe.py", "ask", str(address), str(port), str(times)).splitlines()
+            return [json.loads(answer) for answer in answers]
         except (ToolError, ValueError):
-            return {}
-        return answer
+            return []
 
     def reaches(self, address: IPAddress, port: int) -> Json:
         """Who answers there, soon."""
         return eventually(partial(self.ask, address, port), what=f"{self.name} reaches {address} port {port}", seconds=20)
+
+    def reaches_all(self, address: IPAddress, port: int, pods: "Sequence[ProbePod]") -> set[str]:
+        """Wait until each of the pods, and nobody else, has answered there; whom they saw."""
+        names = {pod.hostname for pod in pods}
+        answers: list[Json] = []
+
+        def answered() -> bool:
+            answers.extend(self.ask_often(address, port))
+            return {answer["pod"] for answer in answers} == names
+
+        eventually(answered, what=f"{self.name} reaches every pod of the Service by {address} port {port}", seconds=20)
+        return {str(answer["seen"]) for answer in answers}
 
     def resolve(self, name: str) -> set[IPAddress]:
         """The addresses of a name; empty if there are none."""
@@ -196,18 +224,58 @@ class ProbePod:
         return Background(self, f"{self.name} -> {address}", "python3", "/probe.py", "talk", str(address), str(port))
 
 
-class Background:
-    """A command in a pod that goes on until it is told to end."""
+class ProbePod(Probe):
+    """In a pod, by `kubectl exec`."""
 
-    def __init__(self, pod: ProbePod, title: str, *command: str) -> None:
-        self.title, self._pod = title, pod
+    def __init__(self, cluster: Cluster, item: Mapping[str, Any]) -> None:
+        self._cluster, self.pod = cluster, item["metadata"]["name"]
+        self.node: str = item["spec"]["nodeName"]
+        self.name = f"{self.pod} on {self.node}"
+        self.hostname = self.node if item["spec"].get("hostNetwork") else self.pod
+        self.addresses = _by_version([entry["ip"] for entry in item["status"]["podIPs"]])
+
+    def exec(self, *command: str) -> str:
+        """In the pod."""
+        return self._cluster.kubectl("exec", self.pod, "--", *command)
+
+
+class Outside(Probe):
+    """On a machine that is not of the cluster: a container beside the nodes', on the same link."""
+
+    def __init__(self, name: str, archive: Path) -> None:
+        self.name, self.hostname = name, "outside"
+        run("docker", "load", "--quiet", "--input", str(archive))
+        how = ("--rm", "--name", name, "--hostname", self.hostname, "--network", NETWORK, "--cap-add", "NET_ADMIN")
+        run("docker", "run", "--detach", *how, "--entrypoint", "python3", PROBE_IMAGE, "/probe.py", "serve", "8080")
+        (found,) = json.loads(run("docker", "inspect", name))
+        link = found["NetworkSettings"]["Networks"][NETWORK]
+        self.addresses = _by_version([link["IPAddress"], link["GlobalIPv6Address"]])
+
+    def exec(self, *command: str) -> str:
+        """In the container."""
+        return run("docker", "exec", self.name, *command)
+
+    def route(self, network: str, via: IPAddress) -> None:
+        """A route of this machine's own."""
+        self.exec("ip", "route", "add", network, "via", str(via))
+
+    def delete(self) -> None:
+        """The container."""
+        run("docker", "rm", "--force", self.name)
+
+
+class Background:
+    """A command that goes on until it is told to end."""
+
+    def __init__(self, probe: Probe, title: str, *command: str) -> None:
+        self.title, self._probe = title, probe
         self._log = f"/tmp/background-{next(NUMBERS)}"  # noqa: S108 - the pod's
-        self._pid = pod.exec("python3", "-c", START, self._log, *command).strip()
+        self._pid = probe.exec("python3", "-c", START, self._log, *command).strip()
 
     def said(self) -> str:
         """End it by SIGINT; all that it said."""
         wait = f"kill -INT {self._pid}; while kill -0 {self._pid} 2>/dev/null; do sleep 0.05; done; cat {self._log}"
-        return self._pod.exec("timeout", "20", "sh", "-c", wait)
+        return self._probe.exec("timeout", "20", "sh", "-c", wait)
 
     def stop(self) -> tuple[int, list[int]]:
         """Of a ping: how many echoes were sent, and the numbers of those that were lost."""

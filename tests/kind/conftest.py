@@ -1,18 +1,17 @@
-"""One cluster for each mode of kube-proxy, with the images loaded, the probes waiting, and our manifest applied."""
+"""One cluster for each mode of kube-proxy, with the images loaded, the probes waiting, and our manifest applied; a client."""
 
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 
 import pytest
 
-from tests.kind.cluster import PROBES, ROOT, Cluster
+from tests.kind.cluster import PROBES, ROOT, Cluster, Outside
 from wigglenet_operator import __version__
 
 FIGURES: list[str] = []
-AT_THE_API_SERVER = '{"spec":{"template":{"spec":{"nodeSelector":{"node-role.kubernetes.io/control-plane":""}}}}}'
-"""Pods reach the API server from another node when masquerading is there."""
 IMAGES = [ROOT / f"dist/wigglenet-operator-{__version__}.tar", ROOT / "dist/wigglenet-probe.tar"]
 
 
@@ -26,7 +25,6 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         made.create(ROOT / "kind/dual-stack.yaml", proxy=request.param)
         with ThreadPoolExecutor() as pool:
             list(pool.map(made.load, IMAGES))
-        made.kubectl("-n", "kube-system", "patch", "deployment", "coredns", "-p", AT_THE_API_SERVER)
         start = time.monotonic()
         made.install(userspace=request.config.getoption("--wireguard") == "userspace")
         made.ready()
@@ -35,6 +33,19 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for probe in ("probe", "node-probe"):
             made.rolled_out(probe, namespace="default")
         made.expect_mesh()
+        yield made
+    finally:
+        made.delete()
+
+
+@pytest.fixture(scope="session")
+def outside(cluster: Cluster) -> Iterator[Outside]:
+    """A machine that is not of the cluster and has routes to the pods of each node, as a router of the underlay may have."""
+    made = Outside(f"{cluster.name}-outside", IMAGES[1])
+    try:
+        for node, addresses in cluster.nodes().items():
+            for network in cluster.pod_networks(node):
+                made.route(network, addresses[ip_network(network).version])
         yield made
     finally:
         made.delete()

@@ -1,14 +1,19 @@
-"""Runs inside of the pods that test a cluster: `serve`, `ask`, `talk`, `resolve`. Standard library only."""
+"""Runs inside of the pods that test a cluster: `serve`, `ask`, `talk`, `resolve`, `fetch`. Standard library only."""
 
 import json
 import signal
 import socket
 import socketserver
+import ssl
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 
 PACE = 0.05
+AUTHORITY = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+"""Who signs for the API server."""
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -17,9 +22,10 @@ class Echo(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         """One connection."""
         seen = self.client_address[0].removeprefix("::ffff:")
-        self.wfile.write(json.dumps({"pod": socket.gethostname(), "seen": seen}).encode() + b"\n")
-        for line in self.rfile:
-            self.wfile.write(line)
+        with suppress(ConnectionError):  # a kubelet's probe is gone at once
+            self.wfile.write(json.dumps({"pod": socket.gethostname(), "seen": seen}).encode() + b"\n")
+            for line in self.rfile:
+                self.wfile.write(line)
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -40,13 +46,16 @@ def serve(port: str) -> None:
     """Answer for ever."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the first process of the pod: who ends here is not kept as a zombie
-    Server(("::", int(port)), Echo).serve_forever()
+    server = Server(("::", int(port)), Echo)
+    print(f"serving port {port}", flush=True)
+    server.serve_forever()
 
 
-def ask(address: str, port: str) -> None:
-    """Print who answers, one line of JSON: `pod`, `seen`."""
-    with socket.create_connection((address, int(port)), timeout=2) as connection:
-        print(connection.makefile().readline(), end="")
+def ask(address: str, port: str, times: str) -> None:
+    """Print who answers each of so many connections, a line of JSON: `pod`, `seen`."""
+    for _ in range(int(times)):
+        with socket.create_connection((address, int(port)), timeout=2) as connection:
+            print(connection.makefile().readline(), end="")
 
 
 def talk(address: str, port: str) -> None:
@@ -72,6 +81,17 @@ def resolve(name: str) -> None:
     print("\n".join(sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)})))
 
 
+def fetch(url: str) -> None:
+    """Print what is there; an HTTPS server must be the cluster's API server, under whichever of its addresses."""
+    trust = None
+    if url.startswith("https:"):
+        trust = ssl.create_default_context(cafile=AUTHORITY)
+        trust.check_hostname = False
+    with urllib.request.urlopen(url, timeout=5, context=trust) as answer:  # noqa: S310 - a test says which
+        print(answer.read().decode())
+
+
 if __name__ == "__main__":
-    commands: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "talk": talk, "resolve": resolve}
+    known: list[Callable[..., None]] = [serve, ask, talk, resolve, fetch]
+    commands = {command.__name__: command for command in known}
     commands[sys.argv[1]](*sys.argv[2:])
