@@ -39,8 +39,8 @@ def _words(value: object) -> object:
 
 
 def _link_name(value: str) -> str:
-    if value in {".", ".."} or re.search(r"[/:\s]", value):
-        raise ValueError("the kernel refuses such a name")
+    if value in {".", ".."} or re.search(r'[/:\s"*\\]', value):
+        raise ValueError("the kernel refuses such a name, or nftables means something else by it")
     return value
 
 
@@ -65,7 +65,7 @@ class Settings(BaseModel):
     NODE_NAME: Annotated[str, Field(min_length=1, max_length=253, description="the name of this node's Node object")]
     WIGGLENET_IFACE_NAME: Annotated[
         str,
-        Field(min_length=1, max_length=15, description="1-15 characters, no slash, colon or blank"),
+        Field(min_length=1, max_length=15, description="1-15 characters, no slash, colon, blank, quote, asterisk or backslash"),
         AfterValidator(_link_name),
     ] = "wigglenet"
     WIGGLENET_WG_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 24601

@@ -229,7 +229,7 @@ def test_a_table_that_was_of_another_shape_is_replaced_in_one(bench: Bench, call
         assert await bench.fresh() == WANTED
 
     bench.run(walk)
-    assert (*calls.texts,) == render_replacement(WANTED)
+    assert calls.texts == [render_replacement(WANTED)]
 
 
 V4: list[IPNetwork] = [
@@ -325,7 +325,7 @@ def test_any_ruleset_is_read_back_as_it_was_written_by_replacement_and_by_differ
         for number in range(75):
             state = random_ruleset(random)
             if number % 5 == 0:
-                await nft("-f", "-", text="".join(render_replacement(state)))
+                await nft("-f", "-", text=render_replacement(state))
                 assert await table.observe() == state
             else:
                 await brought_to(table, state)
@@ -437,7 +437,6 @@ def test_the_name_of_a_door_is_read_back_whatever_it_means_to_nft(bench: Bench, 
     bench.run(walk)
 
 
-@pytest.mark.xfail(strict=True, raises=(KernelError, AssertionError), reason="such a name is no text between quotes")
 @pytest.mark.parametrize("name", ['veth"1', "veth*", "veth,1"])
 def test_the_name_of_a_link_that_nft_cannot_say_spoils_nothing_else(bench: Bench, name: str) -> None:
     async def walk(table: NftTable) -> None:
@@ -510,7 +509,6 @@ def test_what_others_do_to_the_table_is_seen_named_and_undone(
     assert message.endswith("; it is put back")
 
 
-@pytest.mark.xfail(raises=KernelError, strict=True, reason="the delta is no command that nft understands")
 def test_comments_with_commas_on_elements_are_undone_at_once(bench: Bench) -> None:
     async def walk(table: NftTable) -> None:
         await brought_to(table, WANTED)
@@ -544,7 +542,6 @@ def test_comments_with_commas_on_elements_are_undone_at_once(bench: Bench) -> No
         ),
     ],
 )
-@pytest.mark.xfail(raises=KernelError, strict=True, reason="the delta is in an order that the kernel refuses")
 def test_a_map_that_goes_or_comes_needs_no_second_turn(bench: Bench, before: Ruleset, after: Ruleset) -> None:
     async def walk(table: NftTable) -> None:
         await brought_to(table, before)
@@ -648,7 +645,7 @@ def test_what_was_lost_is_not_forgotten_when_later_news_arrive(bench: Bench, mon
     bench.run(walk)
 
 
-def test_a_refused_transaction_leaves_everything_as_it_was_and_the_next_one_replaces(bench: Bench, calls: Calls) -> None:
+def test_what_is_refused_leaves_everything_as_it_was(bench: Bench, calls: Calls) -> None:
     wrong = {**WANTED, Item("set", "wt_pods4", "10.250.0.0/16"): "", Item("set", "wt_pods4", "10.250.1.0/24"): ""}
     wrong |= {Item("set", "wt_own4", "10.250.0.0/16"): ""}
     right = planned(numbered(1), numbered(3))
@@ -662,10 +659,8 @@ def test_a_refused_transaction_leaves_everything_as_it_was_and_the_next_one_repl
         assert await bench.fresh() == WANTED
         assert await table.observe() == WANTED
         await brought_to(table, right)
-        assert (calls.texts[-1],) == render_replacement(right)
-        assert await bench.fresh() == right
-        await brought_to(table, WANTED)
         assert "delete table" not in calls.texts[-1]
+        assert await bench.fresh() == right
 
     bench.run(walk)
 
@@ -840,7 +835,6 @@ def test_a_chain_of_dockers_that_drops_is_told_with_what_it_accepts(bench: Bench
     bench.run(walk)
 
 
-@pytest.mark.xfail(strict=True, reason="chains that are called are not watched")
 def test_what_a_chain_that_is_called_accepts_is_known_as_soon_as_it_does(bench: Bench) -> None:
     iptables = partial(bench.place.run, "iptables-nft")
 
@@ -1007,7 +1001,6 @@ def test_what_the_iptables_back_end_has_left_goes_and_others_rules_stay(place: P
     assert saved(place, program) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the last word is taken for the target")
 def test_a_rule_that_only_names_a_chain_of_ours_stays(place: Place) -> None:
     restore(place, "iptables-nft", "*filter\n-A FORWARD -j LOG --log-prefix WIGGLENET-NETPOL\nCOMMIT\n")
     before = saved(place, "iptables-nft")

@@ -149,7 +149,6 @@ def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(r
     assert report.phase == "Degraded"
 
 
-@pytest.mark.xfail(strict=True, reason="a repair of something else counts as another wish")
 def test_a_firewall_that_is_ruined_in_another_way_each_time_is_held_back_as_well() -> None:
     ruined = Ruined()
 

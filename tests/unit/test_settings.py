@@ -48,7 +48,7 @@ def test_switches_have_many_words(words: str, on: bool) -> None:  # noqa: FBT001
 def test_each_family_is_switched_alone() -> None:
     config = read_settings({**GOOD, "MASQUERADE_IPV4": "off", "FILTER_IPV4": "on"}).config()
 
-    assert (config.masqueraded, config.filtered) == ({6}, {4})
+    assert (config.masqueraded, config.filtered) == (frozenset({6}), frozenset({4}))
 
 
 def test_networks_are_a_list_and_an_address_is_one() -> None:
@@ -79,6 +79,7 @@ def test_auto_is_the_mtu_of_the_routes() -> None:
         ("WIGGLENET_MTU", "65456"),
         ("WIGGLENET_IFACE_NAME", "sixteen-letters-"),
         ("WIGGLENET_IFACE_NAME", "a/b"),
+        ("WIGGLENET_IFACE_NAME", "wg*"),
         ("WIGGLENET_PRIVKEY_PATH", "private.key"),
         ("NODE_NAME", ""),
         ("MASQUERADE_IPV4", "maybe"),

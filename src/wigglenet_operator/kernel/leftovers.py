@@ -4,8 +4,10 @@ By the programs that made them, for what the legacy ones write nftables does not
 iptables-restore(8).
 """
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
@@ -55,11 +57,16 @@ def _removal(saved: list[str]) -> Iterator[str]:
     """The jumps of others to our chains, then the chains; nothing without one."""
     chains = [line[1:].split()[0] for line in saved if line.startswith(":") and line[1:].split()[0] in CHAINS]
     for line in saved:
-        words = line.split()
-        if words[:1] == ["-A"] and words[1] not in chains and {"-j", "-g"} & {*words} and words[-1] in chains:
+        words = shlex.split(line) if line.startswith("-A") else []
+        if words and words[1] not in chains and {*chains}.intersection(_targets(words)):
             yield f"-D{line[2:]}"
     yield from (f"-F {chain}" for chain in chains)
     yield from (f"-X {chain}" for chain in chains)
+
+
+def _targets(words: Sequence[str]) -> Iterator[str]:
+    """The chain that a rule calls, if any."""
+    return (target for option, target in pairwise(words) if option in {"-j", "-g"})
 
 
 async def _run(*command: str, text: str = "") -> str:

@@ -4,10 +4,11 @@ A listing of a large table takes 0.2 s and kube-proxy changes its own tables all
 as long as the kernel's count of transactions, and its word on which of them touched our table, say that it is still so.
 """
 
+import itertools
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from signal import Signals
 
@@ -36,7 +37,6 @@ class NftTable:
         self._watch = watch
         self._actual: Ruleset | None = None
         """None: it must be listed."""
-        self._refused = False
         self._writing = False
         self._dropping: frozenset[DroppingChain] = frozenset()
 
@@ -54,20 +54,16 @@ class NftTable:
         return self._actual
 
     async def apply(self, changes: Changes[Item, Content]) -> None:
-        """Change it so that no packet sees a part; KernelError in the words of nft, which next is given the whole table."""
+        """Change it so that no packet sees a part, or if nft refuses that, as a whole; KernelError in the words of nft."""
         actual = await self.observe()
         wanted = patched(actual, changes)
         self._writing, self._actual = True, None
         try:
-            transactions = render_replacement(wanted) if self._refused else render_changes(actual, changes)
-            self._refused = True
-            for text in transactions:
-                await nft("-f", "-", text=text)
-            self._refused = False
+            made = await _write(render_changes(actual, changes), instead=render_replacement(wanted))
         finally:
             self._writing = False
         self._watch.read()
-        if len(self._watch.authors) == len(transactions):  # these; with another's it must be listed
+        if len(self._watch.authors) == made:  # with another's among them it must be listed
             self._watch.authors.clear()
             self._actual = wanted
 
@@ -102,30 +98,49 @@ class NftTable:
         raise KernelError(f"list table {FAMILY} {TABLE}: others change it all the time")
 
     async def _look_for_dropping(self) -> frozenset[DroppingChain]:
-        found = json.loads(await nft("-j", "list", "chains"))["nftables"]
-        chains = [entry["chain"] for entry in found if "chain" in entry]
-        forward = [c for c in chains if c.get("hook") == "forward" and c["family"] in VERSIONS and not _ours(c)]
-        self._watch.follow(c["name"] for c in forward)
-        return frozenset([d for d in [await self._judged(c) for c in forward] if d is not None])
+        listed = json.loads(await nft("-j", "list", "chains"))["nftables"]
+        chains = [entry["chain"] for entry in listed if "chain" in entry]
+        names: set[str] = set()
+        found: set[DroppingChain] = set()
+        for chain in chains:
+            if chain.get("hook") == "forward" and chain["family"] in VERSIONS and not _ours(chain):
+                rules = await _rules(chain["family"], chain["table"], chain["name"])
+                called = [match[1] for match in map(JUMP.search, rules) if match]
+                names |= {chain["name"], *called}
+                if chain.get("policy") == "drop" or (rules and FINAL.match(rules[-1])):
+                    more = [await _rules(chain["family"], chain["table"], name) for name in called]
+                    found.add(_dropping(chain, [*rules, *itertools.chain.from_iterable(more)]))
+        self._watch.follow(names)
+        return frozenset(found)
 
-    async def _judged(self, chain: Mapping[str, str]) -> DroppingChain | None:
-        rules = await _rules(chain["family"], chain["table"], chain["name"])
-        if chain.get("policy") != "drop" and not (rules and FINAL.match(rules[-1])):
-            return None
-        for name in [match[1] for match in map(JUMP.search, rules) if match]:
-            rules += await _rules(chain["family"], chain["table"], name)
-        return DroppingChain(
-            name=f"{chain['family']} {chain['table']} {chain['name']}",
-            versions=VERSIONS[chain["family"]],
-            accepted=frozenset(ip_network(n) for n in _accepted(rules)),
-        )
+
+def _dropping(chain: Mapping[str, str], rules: Iterable[str]) -> DroppingChain:
+    return DroppingChain(
+        name=f"{chain['family']} {chain['table']} {chain['name']}",
+        versions=VERSIONS[chain["family"]],
+        accepted=frozenset(ip_network(n) for n in _accepted(rules)),
+    )
+
+
+async def _write(transactions: Iterable[str], *, instead: str) -> int:
+    """How many transactions it took; `instead` is for what others have left in the way."""
+    made = 0
+    try:
+        for text in transactions:
+            await nft("-f", "-", text=text)
+            made += 1
+    except KernelError as refused:
+        await nft("-f", "-", text=instead)
+        log.warning("table %s %s was written as a whole: %s", FAMILY, TABLE, refused)
+        made += 1
+    return made
 
 
 def _ours(chain: Mapping[str, str]) -> bool:
     return (chain["family"], chain["table"]) == (FAMILY, TABLE)
 
 
-def _accepted(rules: list[str]) -> Iterator[str]:
+def _accepted(rules: Iterable[str]) -> Iterator[str]:
     for match in filter(None, map(ACCEPTED.search, rules)):
         try:
             yield str(ip_network(match[1]))

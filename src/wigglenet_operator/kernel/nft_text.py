@@ -27,9 +27,9 @@ def render(ruleset: Ruleset) -> str:
     return "\n".join([f"table {FAMILY} {TABLE} {{", *lines, "}"]) + "\n"
 
 
-def render_replacement(ruleset: Ruleset) -> tuple[str, ...]:
+def render_replacement(ruleset: Ruleset) -> str:
     """One transaction after which the table is this, whatever was there; packets may find a new set still empty, see below."""
-    return (f"table {FAMILY} {TABLE} {{}}\ndelete table {FAMILY} {TABLE}\n{render(ruleset)}",)
+    return f"table {FAMILY} {TABLE} {{}}\ndelete table {FAMILY} {TABLE}\n{render(ruleset)}"
 
 
 def render_changes(actual: Ruleset, changes: Changes[Item, Content]) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def render_changes(actual: Ruleset, changes: Changes[Item, Content]) -> tuple[st
         i for i, now in changes.change.items() if not i.element and _definition(i, now) != _definition(i, changes.was[i])
     )
     if any(redefined) or any(not item.kind for item in changes.remove):
-        return render_replacement(patched(actual, changes))
+        return (render_replacement(patched(actual, changes)),)
     new = {i for i, lines in changes.add.items() if not i.element and not (i.kind == "chain" and _definition(i, lines))}
     unmet = {i: content for i, content in changes.add.items() if _holder(i) in new}
     met = {i: content for i, content in changes.add.items() if _holder(i) not in new}
@@ -72,12 +72,12 @@ def _additions(items: Mapping[Item, Content], there: Collection[Item] = ()) -> I
 
 
 def _removals(changes: Changes[Item, Content]) -> Iterator[str]:
-    """And the rules of the chains that change; elements first, for they may call chains that go."""
+    """And the rules of the chains that change; elements, sets and maps first, for they may call chains that go."""
     old = [*changes.was.items(), *changes.remove.items()]
     yield from _element_commands("delete", (pair for pair in old if _holder(pair[0]) not in changes.remove))
     objects = [item for item, _ in old if not item.element]
     yield from (f"flush {_path(item)}" for item in objects if item.kind == "chain")
-    gone = sorted((item for item in objects if item in changes.remove), key=lambda item: item.kind != "chain")
+    gone = sorted((item for item in objects if item in changes.remove), key=lambda item: item.kind == "chain")
     yield from (f"delete {_path(item)}" for item in gone)
 
 

@@ -4,6 +4,7 @@ Everything that depends on the cluster is in sets, the rules depend on the setti
 change of a few elements.  Source: README, "Firewall".
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -26,8 +27,8 @@ ERRORS = {
     " nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
 }
 """Path MTU discovery must work for connections that this node has forgotten; neighbour discovery is for bridges."""
-VETH = "veth"
-"""How the names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
+VETH = re.compile(r"veth[\w.-]+", re.ASCII)
+"""Names of pods' links on the node (CNI `ptp`: ip.RandomVethName); no others, for not every name can be said to nft."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
 def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[str]:
     """The links of own pods: CNI's `ptp` makes one for each, with a route to each of its addresses."""
     networks = tuple(own)
-    hosts = (r for r in routes if r.link.startswith(VETH) and r.to.prefixlen == r.to.max_prefixlen)
+    hosts = (r for r in routes if VETH.fullmatch(r.link) and r.to.prefixlen == r.to.max_prefixlen)
     return frozenset(r.link for r in hosts if any(r.to.network_address in n for n in networks))
 
 

@@ -67,8 +67,8 @@ def hold_back(
         idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
         again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}
         held = {key for key, repair in again.items() if now < repair.last + repair.pause()}
-        if held and table == "firewall":  # one transaction, parts of which need others
-            held = set(wanted)
+        if table == "firewall" and held != wanted.keys():  # one transaction, parts of which need others: all or nothing
+            held = set()
         for key in wanted.keys() - held:
             count = again[key].count + 1 if key in again else 1
             remember[idents[key]] = Repair(value=wanted[key], count=count, last=now)
