@@ -30,6 +30,10 @@ JUMP = re.compile(r"\b(?:jump|goto) (\S+)$")
 FINAL = re.compile(r"^(counter )?(drop|reject( with .*)?)$")
 
 
+class _RefusedError(KernelError):
+    """Nft, or the kernel for it, said no."""
+
+
 class NftTable:
     """The table as a KeyedTable, and what other tables do to forwarded packets."""
 
@@ -129,7 +133,7 @@ async def _write(transactions: Iterable[str], *, instead: str) -> int:
         for text in transactions:
             await nft("-f", "-", text=text)
             made += 1
-    except KernelError as refused:
+    except _RefusedError as refused:
         await nft("-f", "-", text=instead)
         log.warning("table %s %s was written as a whole: %s", FAMILY, TABLE, refused)
         made += 1
@@ -168,4 +172,4 @@ async def nft(*arguments: str, text: str = "", missing: str | None = None) -> st
     if ended.status < 0:
         hint = "a newer nft may have written a table that this one cannot read; remove that table"
         raise KernelError(f"{what}: ended by {Signals(-ended.status).name}: {hint}")
-    raise KernelError(f"{what}: {ended.err.partition(chr(10))[0] or f'status {ended.status}'}")
+    raise _RefusedError(f"{what}: {ended.err.partition(chr(10))[0] or f'status {ended.status}'}")
