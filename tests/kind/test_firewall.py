@@ -63,8 +63,8 @@ def test_with_the_filter_the_world_reaches_pods_through_services_only(cluster: C
         assert "lines came back" in (said := talk.said()), f"{talk.title} was there before the filter: {said}"
 
     renewed(cluster)  # kubelets take them for ready
-    for works in INSIDE:
-        works(cluster)
+    with ThreadPoolExecutor(2) as pool:  # what kubectl takes is mostly waiting
+        list(pool.map(lambda works: works(cluster), INSIDE))
     test_a_node_port_with_policy_cluster_is_answered_by_every_pod_which_sees_the_node(cluster, outside)
     test_a_node_port_with_policy_local_is_answered_by_the_nodes_pod_which_sees_the_client(cluster, outside)
     for pod in cluster.pods():
@@ -86,6 +86,21 @@ def who_answers(cluster: Cluster, outside: Outside) -> list[Json]:
     addresses = [address for pod in cluster.pods() for address in pod.addresses.values()]
     with ThreadPoolExecutor() as pool:  # each that does not answer takes 2 s
         return [answer for answer in pool.map(outside.ask, addresses, repeat(8080)) if answer]
+
+
+def test_an_agent_that_starts_removes_the_rules_of_the_iptables_back_end(cluster: Cluster) -> None:
+    node = next(node for node in cluster.nodes() if "worker" in node)
+    for program in ("iptables-nft", "ip6tables-nft"):
+        for table, ours, caller in (("filter", "WIGGLENET-FIREWALL", "FORWARD"), ("nat", "WIGGLENET-MASQ", "POSTROUTING")):
+            cluster.on_node(node, program, "-t", table, "-N", ours)
+            cluster.on_node(node, program, "-t", table, "-I", caller, "-j", ours)
+    cluster.kubectl("-n", "kube-system", "delete", "pod", cluster.agent_pod(node)["metadata"]["name"])
+
+    def left() -> str:
+        return cluster.on_node(node, "iptables-nft-save") + cluster.on_node(node, "ip6tables-nft-save")
+
+    eventually(lambda: "WIGGLENET" not in left(), what="nothing of that back-end is left", seconds=60)
+    assert "KUBE-FIREWALL" in left(), "and all that is not of it is"
 
 
 def node_port(cluster: Cluster, service: str) -> int:

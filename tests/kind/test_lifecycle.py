@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+import pytest
+
 from tests.kind.cluster import PROBE_IMAGE, Cluster, ToolError
 from tests.lab.wait import eventually
 
@@ -31,6 +33,7 @@ def test_agents_that_are_killed_cost_no_packet_and_no_connection(cluster: Cluste
     with unbroken(cluster):
         for node in cluster.nodes():
             cluster.on_node(node, "pkill", "-KILL", "-f", "wigglenet_operator run")
+        for node in cluster.nodes():
             restarted = partial(restarts, cluster, node)
             eventually(restarted, what=f"the agent of {node} is back", seconds=60)
             settled(cluster, node)
@@ -56,6 +59,7 @@ def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -
     cluster.expect_mesh()
 
 
+@pytest.mark.parametrize("cluster", ["iptables"], indirect=True, scope="session")  # a minute, and nothing to kube-proxy
 def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: Cluster) -> None:
     *staying, leaving = sorted(cluster.nodes())
 
