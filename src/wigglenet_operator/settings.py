@@ -35,6 +35,8 @@ def _auto(value: object) -> object:
 
 
 def _words(value: object) -> object:
+    if "%" in str(value):
+        raise ValueError("a zone of one machine is no network")
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 

@@ -33,8 +33,8 @@ from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.facts import ForeignRoute, HostFacts, NodeFacts, NodeName, Version
 from wigglenet_operator.model.ruleset import FAMILY, TABLE, Ruleset
 from wigglenet_operator.plan.claims import plan_ownership
-from wigglenet_operator.plan.desired import plan, plan_zones
-from wigglenet_operator.plan.firewall import plan_firewall
+from wigglenet_operator.plan.desired import plan
+from wigglenet_operator.plan.firewall import plan_firewall, plan_zones
 
 NODES = 5000
 SIZES = (100, 1000, NODES)

@@ -25,6 +25,7 @@ from wigglenet_operator.errors import KernelError
 from wigglenet_operator.kernel import nft_watch
 from wigglenet_operator.kernel.leftovers import LeftoverTable
 from wigglenet_operator.kernel.nft import NftTable, nft
+from wigglenet_operator.kernel.nft_others import OtherTables
 from wigglenet_operator.kernel.nft_text import render, render_replacement
 from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.model.changes import diff
@@ -83,8 +84,17 @@ class Calls:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     counted = Calls()
-    monkeypatch.setattr("wigglenet_operator.kernel.nft.nft", counted)
+    for module in ("nft", "nft_others"):
+        monkeypatch.setattr(f"wigglenet_operator.kernel.{module}.nft", counted)
     return counted
+
+
+class Tables(NftTable):
+    """Ours, and what is known of the others."""
+
+    def __init__(self, watch: NftWatch) -> None:
+        super().__init__(watch)
+        self.others = OtherTables(watch)
 
 
 @dataclass
@@ -102,11 +112,11 @@ class Bench:
             finally:
                 opened.close()
 
-    def run(self, work: Callable[[NftTable], Awaitable[T]]) -> T:
+    def run(self, work: Callable[[Tables], Awaitable[T]]) -> T:
         """The result of one coroutine with a fresh table."""
 
         async def main(watch: NftWatch) -> T:
-            return await work(NftTable(watch))
+            return await work(Tables(watch))
 
         with self.watch() as watch:
             return asyncio.run(main(watch))
@@ -151,7 +161,7 @@ STATES: list[Ruleset] = [
 
 
 def test_what_was_applied_is_observed_by_a_fresh_reader_and_leaves_no_difference(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         for state in STATES + STATES[::-1]:
             await brought_to(table, state)
             assert await bench.fresh() == state
@@ -163,7 +173,7 @@ def test_what_was_applied_is_observed_by_a_fresh_reader_and_leaves_no_difference
 
 
 def test_without_a_rule_there_is_no_table(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         await brought_to(table, {})
 
@@ -172,7 +182,7 @@ def test_without_a_rule_there_is_no_table(bench: Bench) -> None:
 
 
 def test_what_is_as_it_should_be_is_neither_written_nor_listed_again(bench: Bench, calls: Calls) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         with bench.watch() as watch:
             generation, made = watch.generation(), len(calls.made)
@@ -186,7 +196,7 @@ def test_what_is_as_it_should_be_is_neither_written_nor_listed_again(bench: Benc
 
 
 def test_own_writes_cause_no_listing(bench: Bench, calls: Calls) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         for state in STATES:
             await brought_to(table, state)
 
@@ -197,7 +207,7 @@ def test_own_writes_cause_no_listing(bench: Bench, calls: Calls) -> None:
 def test_ten_elements_that_change_are_one_transaction_of_that_size(bench: Bench, calls: Calls) -> None:
     many = [numbered(n) for n in range(1, 1000)]
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, planned(*many))
         calls.texts.clear()
         await brought_to(table, planned(*many[:-2], numbered(1001)))
@@ -209,7 +219,7 @@ def test_ten_elements_that_change_are_one_transaction_of_that_size(bench: Bench,
 
 
 def test_a_change_of_everything_at_once_is_two_transactions_and_a_small_one_is_one(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, STATES[5])
         with bench.watch() as watch:
             before = watch.generation()
@@ -224,7 +234,7 @@ def test_a_change_of_everything_at_once_is_two_transactions_and_a_small_one_is_o
 def test_a_table_that_was_of_another_shape_is_replaced_in_one(bench: Bench, calls: Calls) -> None:
     bench.others("table inet wigglenet { set wt_pods4 { type ether_addr; }; chain forward { drop; }; }")
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         assert await bench.fresh() == WANTED
 
@@ -321,7 +331,7 @@ def known(rule: str, found: Ruleset) -> bool:
 def test_any_ruleset_is_read_back_as_it_was_written_by_replacement_and_by_difference(bench: Bench, seed: int) -> None:
     random = Random(seed)  # noqa: S311 - a test's dice
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         for number in range(75):
             state = random_ruleset(random)
             if number % 5 == 0:
@@ -419,7 +429,7 @@ def test_the_kernel_refuses_none_of_ten_thousand_plans(bench: Bench) -> None:
 def test_a_sample_of_random_plans_is_read_back_as_it_was_written(bench: Bench) -> None:
     random = Random(20260102)  # noqa: S311 - a test's dice
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         for _ in range(150):
             state = random_plan(random)
             await brought_to(table, state)
@@ -430,7 +440,7 @@ def test_a_sample_of_random_plans_is_read_back_as_it_was_written(bench: Bench) -
 
 @pytest.mark.parametrize("name", ["veth.1", "veth-1", "veth_1", "veth1a2b3c4d"])
 def test_the_name_of_a_door_is_read_back_whatever_it_means_to_nft(bench: Bench, name: str) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, planned(doors=name))
         assert await bench.fresh() == planned(doors=name)
 
@@ -439,7 +449,7 @@ def test_the_name_of_a_door_is_read_back_whatever_it_means_to_nft(bench: Bench, 
 
 @pytest.mark.parametrize("name", ['veth"1', "veth*", "veth,1"])
 def test_the_name_of_a_link_that_nft_cannot_say_spoils_nothing_else(bench: Bench, name: str) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, planned(doors=name))
         assert not diff(await bench.fresh(), planned(doors=name))
 
@@ -451,7 +461,7 @@ def test_networks_that_nest_or_repeat_are_refused_where_nobody_has_sorted_them_o
     rules = planned(numbered(1))
     nested = {**rules, **{Item("set", "wt_pods4", text): "" for text in ("10.64.0.0/16", "10.64.1.0/24")}}
 
-    async def write(table: NftTable) -> None:
+    async def write(table: Tables) -> None:
         with pytest.raises(KernelError, match="conflicting intervals"):
             await brought_to(table, nested)
 
@@ -494,7 +504,7 @@ EDITS = {
 def test_what_others_do_to_the_table_is_seen_named_and_undone(
     bench: Bench, edit: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         bench.others(EDITS[edit])
         assert diff(await table.observe(), WANTED)
@@ -510,7 +520,7 @@ def test_what_others_do_to_the_table_is_seen_named_and_undone(
 
 
 def test_comments_with_commas_on_elements_are_undone_at_once(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         bench.others(
             f"delete element {P} wt_pods4 {{ 10.1.1.0/24, 10.1.2.0/24 }}",
@@ -543,7 +553,7 @@ def test_comments_with_commas_on_elements_are_undone_at_once(bench: Bench) -> No
     ],
 )
 def test_a_map_that_goes_or_comes_needs_no_second_turn(bench: Bench, before: Ruleset, after: Ruleset) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, before)
         await brought_to(table, after)
         assert await bench.fresh() == after
@@ -552,7 +562,7 @@ def test_a_map_that_goes_or_comes_needs_no_second_turn(bench: Bench, before: Rul
 
 
 def test_what_others_have_undone_themselves_is_no_news(bench: Bench, caplog: pytest.LogCaptureFixture, calls: Calls) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         bench.others(f"add element {P} wt_doors {{ veth9 }}")
         bench.others(f"delete element {P} wt_doors {{ veth9 }}")
@@ -567,7 +577,7 @@ def test_everybody_who_has_changed_it_is_named_once(bench: Bench, caplog: pytest
     program = tmp_path / "meddler"
     program.symlink_to("/usr/sbin/nft")
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         bench.place.run("sh", "-c", f"exec {program} add element {P} wt_doors {{ veth8 }}")
         bench.place.run("nft", "-i", stdin="".join(f"add element {P} wt_doors {{ veth{n} }}\n" for n in (5, 6, 7)))
@@ -581,7 +591,7 @@ def test_everybody_who_has_changed_it_is_named_once(bench: Bench, caplog: pytest
 
 
 def test_a_change_of_another_table_causes_no_listing(bench: Bench, calls: Calls) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         before = calls.listings
         bench.others(OTHER_TABLE)
@@ -611,7 +621,7 @@ def test_after_notifications_were_lost_the_table_is_listed(
     monkeypatch.setattr(nft_watch, "RCVBUF", 2048)
     small = {Item("chain", "wt_small"): ("drop",)}
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         table._watch._socket.setsockopt(nft_watch.SOL_NETLINK, NETLINK_NO_ENOBUFS, not told)  # noqa: SLF001
         await brought_to(table, small)
         await table.observe()
@@ -634,11 +644,11 @@ def test_what_was_lost_is_not_forgotten_when_later_news_arrive(bench: Bench, mon
     monkeypatch.setattr(nft_watch, "RCVBUF", 2048)
     small = {Item("chain", "wt_small"): ("drop",)}
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, small)
         await table.observe()
         bench.others(OTHER_TABLE, *flood(f"add rule {P} wt_small accept"))
-        await table.dropping()
+        await table.others.dropping()
         bench.others("add rule ip other c accept")
         assert diff(await table.observe(), small)
 
@@ -650,7 +660,7 @@ def test_what_is_refused_leaves_everything_as_it_was(bench: Bench, calls: Calls)
     wrong |= {Item("set", "wt_own4", "10.250.0.0/16"): ""}
     right = planned(numbered(1), numbered(3))
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         generation = table._watch.generation()  # noqa: SLF001 - the kernel's own count
         with pytest.raises(KernelError, match=r"nft -f -: .*conflicting intervals|interval overlaps"):
@@ -666,7 +676,7 @@ def test_what_is_refused_leaves_everything_as_it_was(bench: Bench, calls: Calls)
 
 
 def test_what_nft_does_not_understand_is_refused_in_its_words(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         with pytest.raises(KernelError, match="syntax error"):
             await brought_to(table, {Item("chain", "wt_x"): ("no such rule",)})
         assert await table.observe() == {}
@@ -682,7 +692,7 @@ def fake_nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 
 
 def test_without_nft_the_package_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(KernelError, match="install the package nftables"):
             await table.observe()
@@ -696,7 +706,7 @@ def test_without_nft_the_package_is_named(bench: Bench, monkeypatch: pytest.Monk
 def test_an_nft_that_crashes_is_told_with_the_signal(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signal: str, name: str
 ) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         fake_nft(tmp_path, monkeypatch, f"kill -{signal} $$")
         with pytest.raises(KernelError, match=rf"nft -f -: ended by {name}: .*remove that table"):
@@ -714,7 +724,7 @@ def test_an_nft_that_fails_without_a_word_is_told_with_its_status(
 ) -> None:
     fake_nft(tmp_path, monkeypatch, "exit 3")
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         with pytest.raises(KernelError, match=rf"nft -s list table {P}: status 3"):
             await table.observe()
 
@@ -728,7 +738,7 @@ def test_a_table_that_is_changed_during_each_listing_is_given_up(
     meddling = f"/usr/sbin/nft add rule {P} wt_inbound accept"
     fake_nft(tmp_path, monkeypatch, f'{meddling}; exec /usr/sbin/nft "$@"')
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         with pytest.raises(KernelError, match="others change it all the time"):
             await table.observe()
         monkeypatch.undo()
@@ -740,7 +750,7 @@ def test_a_table_that_is_changed_during_each_listing_is_given_up(
 def test_a_change_between_our_write_and_the_next_look_is_not_taken_for_ours(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
         fake_nft(tmp_path, monkeypatch, f'/usr/sbin/nft "$@" && /usr/sbin/nft add rule {P} wt_inbound accept')
         await brought_to(table, STATES[0])
@@ -753,7 +763,7 @@ def test_a_change_between_our_write_and_the_next_look_is_not_taken_for_ours(
 
 
 def test_others_changes_wake_own_ones_do_not(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         woken = asyncio.Event()
         calls: list[str] = []
         doing = ""
@@ -767,13 +777,13 @@ def test_others_changes_wake_own_ones_do_not(bench: Bench) -> None:
             doing = text
             await nft("-f", "-", text=f"{text}\n")  # the loop turns meanwhile
 
-        await table.dropping()
+        await table.others.dropping()
         watching = asyncio.create_task(table.watch(changed))
         for state in STATES:
             doing = "own write"
             await brought_to(table, state)
         await brought_to(table, WANTED)
-        await table.dropping()
+        await table.others.dropping()
         await others(OTHER_TABLE)
         await others("add rule ip other c accept")
         assert calls == []
@@ -787,7 +797,7 @@ def test_others_changes_wake_own_ones_do_not(bench: Bench) -> None:
                 await woken.wait()
             assert set(calls) == {edit}
             await brought_to(table, WANTED)
-            await table.dropping()
+            await table.others.dropping()
             calls.clear()
         watching.cancel()
 
@@ -815,22 +825,22 @@ def dropping(name: str, versions: set[int], accepted: str = "") -> frozenset[Dro
 def test_a_chain_of_dockers_that_drops_is_told_with_what_it_accepts(bench: Bench) -> None:
     iptables = partial(bench.place.run, "iptables-nft")
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, WANTED)
-        assert await table.dropping() == frozenset()
+        assert await table.others.dropping() == frozenset()
         iptables("-N", "DOCKER-USER")
         iptables("-A", "FORWARD", "-j", "DOCKER-USER")
-        assert await table.dropping() == frozenset()
+        assert await table.others.dropping() == frozenset()
         iptables("-P", "FORWARD", "DROP")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4})
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4})
         iptables("-A", "DOCKER-USER", "-s", "10.1.0.0/24", "-j", "ACCEPT")
         iptables("-A", "DOCKER-USER", "-s", "10.7.0.0/24", "-j", "DROP")
         iptables("-I", "FORWARD", "-d", "10.1.0.0/16", "-i", "eth0", "-m", "comment", "--comment", "pods", "-j", "ACCEPT")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24 10.1.0.0/16")
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24 10.1.0.0/16")
         iptables("-D", "FORWARD", "1")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24")
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24")
         iptables("-P", "FORWARD", "ACCEPT")
-        assert await table.dropping() == frozenset()
+        assert await table.others.dropping() == frozenset()
 
     bench.run(walk)
 
@@ -838,15 +848,15 @@ def test_a_chain_of_dockers_that_drops_is_told_with_what_it_accepts(bench: Bench
 def test_what_a_chain_that_is_called_accepts_is_known_as_soon_as_it_does(bench: Bench) -> None:
     iptables = partial(bench.place.run, "iptables-nft")
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         iptables("-N", "DOCKER-USER")
         iptables("-A", "FORWARD", "-j", "DOCKER-USER")
         iptables("-P", "FORWARD", "DROP")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4})
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4})
         iptables("-A", "DOCKER-USER", "-s", "10.1.0.0/24", "-j", "ACCEPT")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24")
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4}, "10.1.0.0/24")
         iptables("-F", "DOCKER-USER")
-        assert await table.dropping() == dropping("ip filter FORWARD", {4})
+        assert await table.others.dropping() == dropping("ip filter FORWARD", {4})
 
     bench.run(walk)
 
@@ -862,52 +872,52 @@ def test_what_a_chain_that_is_called_accepts_is_known_as_soon_as_it_does(bench: 
 def test_a_chain_that_ends_in_a_refusal_drops(
     bench: Bench, program: str, rule: tuple[str, ...], name: str, version: int
 ) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         bench.place.run(program, "-A", "FORWARD", *rule)
-        assert await table.dropping() == dropping(name, {version})
+        assert await table.others.dropping() == dropping(name, {version})
         bench.place.run(program, "-A", "FORWARD", "-s", "10.9.0.0/24" if version == 4 else "fd00:9::/64", *rule)
-        assert await table.dropping() == frozenset()  # the last rule is not for everything
+        assert await table.others.dropping() == frozenset()  # the last rule is not for everything
 
     bench.run(walk)
 
 
 def test_a_table_of_firewallds_that_rejects_is_told_until_it_accepts_or_goes(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
-        assert await table.dropping() == frozenset()
+    async def walk(table: Tables) -> None:
+        assert await table.others.dropping() == frozenset()
         bench.others(FIREWALLD)
         name = "inet firewalld filter_FORWARD"
-        assert await table.dropping() == dropping(name, {4, 6})
+        assert await table.others.dropping() == dropping(name, {4, 6})
         bench.others("add rule inet firewalld filter_FORWARD_POLICIES ip saddr 10.1.0.0/16 accept")
         bench.others("insert rule inet firewalld filter_FORWARD ip6 saddr fd00::/8 accept")
-        assert await table.dropping() == dropping(name, {4, 6}, "10.1.0.0/16 fd00::/8")
+        assert await table.others.dropping() == dropping(name, {4, 6}, "10.1.0.0/16 fd00::/8")
         bench.others("delete table inet firewalld")
-        assert await table.dropping() == frozenset()
+        assert await table.others.dropping() == frozenset()
 
     bench.run(walk)
 
 
 def test_neither_our_own_chain_nor_one_of_another_hook_or_family_is_told(bench: Bench) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         await brought_to(table, {Item("chain", "wt_forward"): (FORWARD.replace("accept", "drop"),)})
         bench.others("table ip f { chain input { type filter hook input priority 0; policy drop; }", "}")
         bench.others("table bridge f { chain forward { type filter hook forward priority 0; policy drop; }", "}")
         bench.others("table inet g { chain forward { drop; }", "}")
-        assert await table.dropping() == frozenset()
+        assert await table.others.dropping() == frozenset()
 
     bench.run(walk)
 
 
 def test_who_drops_is_looked_up_only_after_a_change_of_what_is_forwarded(bench: Bench, calls: Calls) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         bench.others(FIREWALLD)
-        await table.dropping()
+        await table.others.dropping()
         made = len(calls.made)
         bench.others(OTHER_TABLE)
         bench.others("add rule ip other c tcp dport 80 accept")
-        await table.dropping()
+        await table.others.dropping()
         assert calls.made[made:] == []
         bench.others("insert rule inet firewalld filter_FORWARD ip saddr 10.1.0.0/16 accept")
-        assert await table.dropping() == dropping("inet firewalld filter_FORWARD", {4, 6}, "10.1.0.0/16")
+        assert await table.others.dropping() == dropping("inet firewalld filter_FORWARD", {4, 6}, "10.1.0.0/16")
 
     bench.run(walk)
 
@@ -915,12 +925,12 @@ def test_who_drops_is_looked_up_only_after_a_change_of_what_is_forwarded(bench: 
 def test_who_drops_stays_known_while_nft_cannot_tell(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         bench.others(FIREWALLD)
-        known = await table.dropping()
+        known = await table.others.dropping()
         bench.others("insert rule inet firewalld filter_FORWARD ip saddr 10.1.0.0/16 accept")
         fake_nft(tmp_path, monkeypatch, "kill -SEGV $$")
-        assert await table.dropping() == known
+        assert await table.others.dropping() == known
 
     bench.run(walk)
     (message,) = caplog.messages
@@ -1064,12 +1074,103 @@ def test_the_table_of_any_zones_is_accepted(bench: Bench) -> None:
     """Also where no plan would give them: whole families, the last addresses, the same networks everywhere."""
     every: list[IPNetwork] = [*V4, *V6, IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
 
-    async def walk(table: NftTable) -> None:
+    async def walk(table: Tables) -> None:
         for networks in ([network] for network in every):
             state = plan_firewall(
-                config(filtered=BOTH), Zones(own=networks, pods=networks * 2, nodes=every[:7], doors=["veth1"])
+                config(filtered=BOTH),
+                Zones(
+                    own=frozenset(networks),
+                    home=frozenset(every),
+                    pods=frozenset(networks),
+                    nodes=frozenset(every[:7]),
+                    doors=frozenset({"veth1"}),
+                ),
             )
             await brought_to(table, state)
             assert await bench.fresh() == state
 
     bench.run(walk)
+
+
+def test_what_is_changed_between_a_look_and_a_write_is_looked_at_anew(bench: Bench) -> None:
+    """Or the difference would be one to a table that is no more."""
+    wanted = planned(numbered(1), numbered(2))
+
+    async def walk(table: Tables) -> None:
+        await brought_to(table, planned(numbered(1)))
+        changes = diff(await table.observe(), wanted)
+        bench.others("flush ruleset")
+        with pytest.raises(KernelError, match="just been changed by somebody else"):
+            await table.apply(changes)
+        await brought_to(table, wanted)
+        assert await bench.fresh() == wanted
+
+    bench.run(walk)
+
+
+def test_what_is_changed_during_a_write_is_told_at_once_and_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    async def disturbed(*arguments: str, text: str = "", missing: str | None = None) -> str:
+        done = await nft(*arguments, text=text, missing=missing)
+        if text:
+            bench.others(f"flush chain {P} wt_postrouting")
+        return done
+
+    async def walk(table: Tables) -> None:
+        await brought_to(table, WANTED)
+        watching = asyncio.create_task(table.watch(lambda: told.append("changed")))
+        await asyncio.sleep(0)
+        more = {**WANTED, Item("set", "wt_pods4", "10.250.0.0/16"): ""}
+        with monkeypatch.context() as patched:
+            patched.setattr("wigglenet_operator.kernel.nft.nft", disturbed)
+            await table.apply(diff(await table.observe(), more))
+        assert told
+        await brought_to(table, WANTED)
+        assert await bench.fresh() == WANTED
+        watching.cancel()
+
+    with caplog.at_level(logging.WARNING):
+        bench.run(walk)
+    assert any("changed by somebody else: process nft" in message for message in caplog.messages)
+
+
+def test_a_chain_that_drops_and_has_no_rule_is_none_any_more_when_it_is_deleted(bench: Bench) -> None:
+    async def walk(table: Tables) -> None:
+        bench.others("table inet f { chain x { type filter hook forward priority 0; policy drop; }", "}")
+        assert await table.others.dropping() == dropping("inet f x", {4, 6})
+        bench.others("delete chain inet f x")
+        assert await table.others.dropping() == frozenset()
+
+    bench.run(walk)
+
+
+def test_chains_that_are_called_by_one_that_drops_nothing_are_not_watched(bench: Bench, calls: Calls) -> None:
+    """kube-proxy writes its own all the time."""
+
+    async def walk(table: Tables) -> None:
+        bench.others("add table ip f; add chain ip f KUBE")
+        bench.others("add chain ip f x { type filter hook forward priority 0; }; add rule ip f x jump KUBE")
+        await table.others.dropping()
+        made = len(calls.made)
+        bench.others("flush chain ip f KUBE; add rule ip f KUBE accept")
+        await table.others.dropping()
+        assert calls.made[made:] == []
+
+    bench.run(walk)
+
+
+def test_a_comment_of_several_lines_is_nobodys_rule_of_ours(bench: Bench) -> None:
+    bench.place.run("iptables-nft", "-N", "WIGGLENET-MASQ")
+    bench.place.run("iptables-nft", "-A", "FORWARD", "-m", "comment", "--comment", "WIGGLENET-MASQ\n-A FORWARD", "-j", "ACCEPT")
+
+    async def walk(_table: Tables) -> None:
+        leftovers = LeftoverTable()
+        await leftovers.apply(diff(await leftovers.observe(), {}))
+
+    bench.run(walk)
+    saved = bench.place.run("iptables-nft-save")
+    assert ":WIGGLENET" not in saved
+    assert saved.count("-j ACCEPT") == 1

@@ -32,7 +32,7 @@ def test_agents_are_not_restarted_and_have_two_capabilities(cluster: Cluster) ->
         assert [status["restartCount"] for status in pod["status"]["containerStatuses"]] == [0]
     for node in cluster.nodes():
         bits = next(line for line in cluster.agent(node, "cat", "/proc/1/status").splitlines() if line.startswith("CapEff"))
-        assert int(bits.split()[1], 16) == 1 << 12 | 1 << 1  # linux/capability.h: CAP_NET_ADMIN, CAP_DAC_OVERRIDE
+        assert int(bits.split()[1], 16) == 1 << 13 | 1 << 12 | 1 << 1  # linux/capability.h: CAP_NET_RAW, _NET_ADMIN, _DAC_OVERRIDE
 
 
 def test_pods_reach_pods_of_all_nodes_with_their_own_address(cluster: Cluster) -> None:

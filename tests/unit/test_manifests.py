@@ -66,7 +66,7 @@ def test_no_container_has_more_than_two_capabilities(install: str) -> None:
         assert not security.get("privileged")
         assert security["readOnlyRootFilesystem"]
         assert security["capabilities"]["drop"] == ["ALL"]
-        assert set(security["capabilities"]["add"]) <= {"NET_ADMIN", "DAC_OVERRIDE"}
+        assert set(security["capabilities"]["add"]) <= {"NET_ADMIN", "NET_RAW", "DAC_OVERRIDE"}
         assert one["resources"]["requests"].keys() == {"cpu", "memory"}
 
 

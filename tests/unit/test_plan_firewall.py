@@ -32,7 +32,7 @@ SETTINGS = st.builds(
     st.booleans(),
     st.frozensets(NETWORKS, max_size=3),
 )
-MESH = "doors own4 own6 pods4 pods6"
+MESH = "doors home4 home6 pods4 pods6"
 """The sets of the door rules."""
 
 
@@ -48,7 +48,9 @@ def ruleset(*nodes: NodeFacts, facts: HostFacts | None = None, **settings: Any) 
 
 
 def zones(**given: Any) -> Zones:
-    return Zones(**{"own": nets("10.1.0.0/24 fd00:1::/64"), "pods": nets("10.0.0.0/8 fd00::/16"), "nodes": [], **given})
+    sets = {name: frozenset(content) for name, content in given.items()}
+    own = sets.get("own", nets("10.1.0.0/24 fd00:1::/64"))
+    return Zones(**{"own": own, "home": own, "pods": nets("10.0.0.0/8 fd00::/16"), "nodes": frozenset(), **sets})
 
 
 def names(rules: Ruleset, kind: str) -> set[str]:
@@ -84,9 +86,9 @@ def told(chain: DroppingChain, *nodes: NodeFacts, **settings: Any) -> list[str]:
         ("4", "6", True, "forward inbound postrouting", "direct4 nodes6 own4 own6 pods4 pods6"),
         ("46", "46", True, "forward inbound postrouting", "direct4 direct6 nodes4 nodes6 own4 own6 pods4 pods6"),
         ("", "", False, "forward", MESH),
-        ("4", "", False, "forward postrouting", f"{MESH} direct4"),
-        ("", "6", False, "forward inbound", f"{MESH} nodes6"),
-        ("46", "46", False, "forward inbound postrouting", f"{MESH} direct4 direct6 nodes4 nodes6"),
+        ("4", "", False, "forward postrouting", f"{MESH} own4 direct4"),
+        ("", "6", False, "forward inbound", f"{MESH} own6 nodes6"),
+        ("46", "46", False, "forward inbound postrouting", f"{MESH} own4 own6 direct4 direct6 nodes4 nodes6"),
     ],
 )
 def test_a_feature_that_is_off_leaves_neither_a_rule_nor_a_set(
@@ -140,7 +142,7 @@ def test_in_a_mesh_the_doors_are_watched_whatever_is_filtered_and_masqueraded() 
         for version, ip in ((4, "ip"), (6, "ip6")):
             returning = f"{ip} saddr @wt_pods{version} {ip} daddr @wt_pods{version} fib saddr . iif oif missing drop"
             assert returning in forward
-            assert f"iifname @wt_doors {ip} saddr != @wt_own{version} drop" in forward
+            assert f"iifname @wt_doors {ip} saddr != @wt_home{version} drop" in forward
 
 
 def test_the_doors_come_before_the_filter_that_accepts() -> None:
@@ -455,3 +457,15 @@ def test_the_least_and_the_greatest_network_are_elements() -> None:
 
 def test_the_key_of_another_node_does_not_matter_to_the_firewall() -> None:
     assert ruleset(A, replace(B, public_key=key("a"))) == ruleset(A, B)
+
+
+def test_pods_keep_their_door_when_their_network_cannot_be_used_any_more() -> None:
+    """A range of Services that was made by mistake must not cut off those that run."""
+    facts = replace(host("a"), foreign_routes=frozenset({ForeignRoute(IPv4Network("10.1.0.7/32"), 0, "veth1")}))
+    overlapped = replace(cluster(A), services=nets("10.1.0.0/16"))
+    desired = plan(overlapped, config("a", **EVERYTHING), facts).desired
+
+    assert desired
+    assert elements(desired.firewall, "doors") == {'"veth1"'}
+    assert elements(desired.firewall, "home4") == {"10.1.0.0/24"}
+    assert elements(desired.firewall, "own4") == set()

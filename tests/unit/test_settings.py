@@ -86,6 +86,7 @@ def test_auto_is_the_mtu_of_the_routes() -> None:
         ("FILTER_IPV6", ""),
         ("FIREWALL_ONLY", "2"),
         ("NON_MASQUERADE_CIDRS", "10.0.0.1/8, x"),
+        ("NON_MASQUERADE_CIDRS", "fd00:1::%x/64"),
         ("FIREWALL_BACKEND", "nft"),
     ],
 )

@@ -25,6 +25,7 @@ from wigglenet_operator.errors import KernelError, WigglenetError
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.leftovers import LeftoverTable
 from wigglenet_operator.kernel.nft import NftTable
+from wigglenet_operator.kernel.nft_others import OtherTables
 from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
@@ -47,7 +48,7 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
         mesh = None if config.firewall_only else await stack.enter_async_context(Mesh.opened(config))
         api = await stack.enter_async_context(access.client())
         watch = stack.enter_context(closing(NftWatch()))
-        await _Agent(config, mesh, NftTable(watch), api, access).serve()
+        await _Agent(config, mesh, watch, api, access).serve()
 
 
 def only_agent(link: str) -> socket.socket:
@@ -70,8 +71,9 @@ def only_agent(link: str) -> socket.socket:
 class _Agent:
     """The parts of one agent and how they call each other."""
 
-    def __init__(self, config: AgentConfig, mesh: Mesh | None, firewall: NftTable, api: ApiClient, access: ApiAccess) -> None:
-        self._config, self._mesh, self._firewall, self._access = config, mesh, firewall, access
+    def __init__(self, config: AgentConfig, mesh: Mesh | None, watch: NftWatch, api: ApiClient, access: ApiAccess) -> None:
+        self._config, self._mesh, self._access = config, mesh, access
+        self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._here = asyncio.get_running_loop()
         self.loop = Loop(self._turn)
         self.store = ClusterStore(self.loop.request)
@@ -83,7 +85,7 @@ class _Agent:
             renew=self._operator.renew,
         )
         annotations = AnnotationTable(api, config.node_name, published=self._published, answered=self._put)
-        tables: Tables = {"firewall": firewall, "leftovers": LeftoverTable()}
+        tables: Tables = {"firewall": self._firewall, "leftovers": LeftoverTable()}
         if mesh:
             tables = {**mesh.tables(), **tables, "annotations": annotations}
         self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
@@ -144,7 +146,7 @@ class _Agent:
 
     async def _look(self, cluster: ClusterState) -> HostFacts:
         host = await self._mesh.look(cluster) if self._mesh else HostFacts()
-        return replace(host, dropping_chains=await self._firewall.dropping())
+        return replace(host, dropping_chains=await self._others.dropping())
 
     def _rotated(self) -> None:
         """The kubelet has changed token or CA: what failed for their sake is tried again at once."""

@@ -4,6 +4,7 @@ By the programs that made them, for what the legacy ones write nftables does not
 iptables-restore(8).
 """
 
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from wigglenet_operator.errors import KernelError
 from wigglenet_operator.kernel.program import run
 from wigglenet_operator.model.changes import Changes
 
+log = logging.getLogger(__name__)
 CHAINS = frozenset(f"WIGGLENET-{name}" for name in ("FIREWALL", "NETPOL", "NETPOL-EGR", "NETPOL-ING", "MASQ"))
 TABLES = ("filter", "nat")
 LEGACY = {"iptables-legacy": Path("/proc/net/ip_tables_names"), "ip6tables-legacy": Path("/proc/net/ip6_tables_names")}
@@ -31,7 +33,7 @@ class LeftoverTable:
         """Found at the start, until they are removed."""
         if self._found is None:
             places = [(program, table) for program in PROGRAMS for table in _tables(program)]
-            saved = {f"{program} {table}": await _run(f"{program}-save", "-t", table) for program, table in places}
+            saved = {f"{program} {table}": await _saved(program, table) for program, table in places}
             removals = {place: "\n".join(_removal(text.splitlines())) for place, text in saved.items()}
             self._found = {place: text for place, text in removals.items() if text}
         return dict(self._found)
@@ -57,16 +59,33 @@ def _removal(saved: list[str]) -> Iterator[str]:
     """The jumps of others to our chains, then the chains; nothing without one."""
     chains = [line[1:].split()[0] for line in saved if line.startswith(":") and line[1:].split()[0] in CHAINS]
     for line in saved:
-        words = shlex.split(line) if line.startswith("-A") else []
-        if words and words[1] not in chains and {*chains}.intersection(_targets(words)):
-            yield f"-D{line[2:]}"
+        if line.startswith("-A") and any(chain in line for chain in chains):
+            words = _words(line)
+            if words[1] not in chains and {*chains}.intersection(_targets(words)):
+                yield f"-D{line[2:]}"
     yield from (f"-F {chain}" for chain in chains)
     yield from (f"-X {chain}" for chain in chains)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a comment of several lines: nothing of ours has one
+        return ["-A", ""]
 
 
 def _targets(words: Sequence[str]) -> Iterator[str]:
     """The chain that a rule calls, if any."""
     return (target for option, target in pairwise(words) if option in {"-j", "-g"})
+
+
+async def _saved(program: str, table: str) -> str:
+    """Its rules; empty, and told, if it cannot say."""
+    try:
+        return await _run(f"{program}-save", "-t", table)
+    except KernelError as error:
+        log.warning("rules of Wigglenet in the table %s of %s are not looked for: %s", table, program, error)
+        return ""
 
 
 async def _run(*command: str, text: str = "") -> str:

@@ -21,7 +21,7 @@ NETLINK_NETFILTER, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES = 12, 2
 NFT_MSG_NEWGEN, NFT_MSG_GETGEN = (10 << 8) | 15, (10 << 8) | 16
 NLM_F_REQUEST = 1
 NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
-NFTA_TABLE_NAME, NFTA_RULE_CHAIN, NFTA_HOOK_HOOKNUM = 1, 2, 1
+NFTA_TABLE_NAME, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME, NFTA_HOOK_HOOKNUM = 1, 2, 3, 1
 """The name of its table is the first attribute of every object."""
 NF_INET_FORWARD = 2
 SO_RCVBUFFORCE = 33
@@ -71,21 +71,23 @@ class NftWatch:
             raise KernelError(f"ask nftables for its generation: {error}; this kernel may lack nf_tables") from error
 
     def follow(self, chains: Iterable[str]) -> None:
-        """Take rules of chains of these names as changes of what is forwarded."""
+        """Take these chains, and rules in them, as changes of what is forwarded; by name alone, whatever their table."""
+        named = [name.encode() + b"\0" for name in sorted(set(chains))]
         del self._forward[1:]
-        self._forward += [_attribute(NFTA_RULE_CHAIN, name.encode() + b"\0") for name in sorted(set(chains))]
+        self._forward += [_attribute(kind, name) for name in named for kind in (NFTA_RULE_CHAIN, NFTA_CHAIN_NAME)]
 
     def read(self) -> None:
-        """Take in every change that the kernel has told of."""
-        with suppress(BlockingIOError):
-            while True:
-                try:
-                    self._take(self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT))
-                except OSError as error:
-                    if error.errno != ENOBUFS:
-                        raise
-                    self.forward_changed = True
-                    self.authors.append(Author())
+        """Take in every change that the kernel has told of; KernelError if it cannot be read."""
+        while True:
+            try:
+                self._take(self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != ENOBUFS:
+                    raise KernelError(f"read nftables' notifications: {error}") from error
+                self.forward_changed = True
+                self.authors.append(Author())
 
     async def watch(self, news: Callable[[], None]) -> None:
         """Call `news` whenever changes have been read, for ever."""

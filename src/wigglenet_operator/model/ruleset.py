@@ -23,10 +23,6 @@ class Item(NamedTuple):
     element: str = ""
     """The key of an element of that set or map; empty: the chain, set or map itself."""
 
-    def __str__(self) -> str:
-        """As in a command: `set wt_own4 { 10.1.0.0/24 }`."""
-        return f"{self.kind} {self.name} {{ {self.element} }}" if self.element else f"{self.kind} {self.name}"
-
 
 Content = tuple[str, ...] | str
 """Of a chain, set or map its lines, in order: a base chain's hook comes first (`type filter hook forward …`), then its rules;

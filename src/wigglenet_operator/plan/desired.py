@@ -1,7 +1,7 @@
 """The whole plan: cluster, configuration and host facts in, one DesiredState and everything that is wrong out."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -10,28 +10,23 @@ from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Device, Link, RouteKey
 from wigglenet_operator.model.facts import (
     ClusterState,
-    DroppingChain,
-    ForeignRoute,
     HostFacts,
     IPNetwork,
     NodeFacts,
     NodeName,
     PublicKey,
-    host_network,
 )
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
-from wigglenet_operator.plan.firewall import Zones, plan_doors, plan_firewall
+from wigglenet_operator.plan.firewall import plan_dropped, plan_firewall, plan_zones
 from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
 from wigglenet_operator.plan.repairs import Repairs
 from wigglenet_operator.plan.routes import keep_closed, plan_bypassed, plan_closed_routes, plan_tunnel_routes
 from wigglenet_operator.plan.tunnel import (
     Sighting,
-    families_of,
     plan_members,
     plan_mtu,
-    plan_node_addresses,
     plan_peers,
     plan_wireguard,
     settle_endpoints,
@@ -66,15 +61,15 @@ STEPS = (
     Step("sysctls", ("link",), "this node is its pods' router; rp_filter belongs to a link that exists"),
     Step("addresses", ("link",), "the kernel takes the source of the node's own packets to pods from them"),
     Step("peers", ("link",), "before the routes, for a packet without a peer is lost; priming wants the link up"),
+    Step("firewall", (), "before the routes, or a connection keeps an address that it should not have; nobody waits for it"),
     Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
-    Step("firewall", (), "before others know of this node, and long before it has pods; nothing else waits for it"),
-    Step("leftovers", ("firewall",), "rules of the past go when ours are in force"),
     Step(
         "annotations",
         ("link",),
         "others may send as soon as they read them, so we listen; a server that is slow holds up nobody",
     ),
-    Step("cni", ("*",), "last: the kubelet starts pods as soon as it is there; its removal waits for nothing"),
+    Step("cni", ("*",), "when all that pods need is there: the kubelet starts them at once; its removal waits for nothing"),
+    Step("leftovers", ("firewall",), "rules of the past go when ours are in force; no pod waits for it"),
 )
 """The order of application: a failed step stops only what needs it; `*` needs everything before it."""
 
@@ -110,7 +105,7 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
     networks = plan_own_networks(own, ownership)
     firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes))
-    dropped = _dropped(host, networks)
+    dropped = plan_dropped(host.dropping_chains, networks)
     key = host.public_key
     if config.firewall_only or key is None:
         problems = decoded | ownership.problems | dropped
@@ -147,19 +142,6 @@ def plan_sysctls(config: AgentConfig) -> dict[str, str]:
     loose = "2"  # strict would drop what comes by the tunnel with a node's source address
     rp_filter = f"net/ipv4/conf/{config.link}/rp_filter"
     return {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", rp_filter: loose}
-
-
-def plan_zones(nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute]) -> Zones:
-    """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
-    networks = plan_own_networks(own, ownership)
-    families = families_of(own, ownership)
-    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families=families) for n in nodes)
-    return Zones(
-        own=networks,
-        pods=chain.from_iterable(ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes),
-        nodes=map(host_network, addresses),
-        doors=plan_doors(networks, routes),
-    )
 
 
 def plan_annotations(key: PublicKey, networks: Iterable[IPNetwork]) -> dict[str, str]:
@@ -210,24 +192,6 @@ def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What keeps this node's pods from getting our network although our file is there."""
     text = f"the container runtime takes it and not {config.cni_path}; remove what made it, then the file"
     return frozenset(Problem(subject=f"file {path}", text=text) for path in host.earlier_cni)
-
-
-def _dropped(host: HostFacts, own: Collection[IPNetwork]) -> frozenset[Problem]:
-    """What an accept of ours cannot overrule: in nftables a drop is final, whoever says it."""
-
-    def harmed(chain: DroppingChain) -> list[IPNetwork]:
-        return [n for n in own if n.version in chain.versions and not any(_inside(n, a) for a in chain.accepted)]
-
-    text = "it drops what is forwarded, and accepts nothing of {}; pods may be cut off: accept these networks there, both ways"
-    return frozenset(
-        Problem(subject=f"chain {c.name}", text=text.format(" and ".join(map(str, harmed(c)))))
-        for c in host.dropping_chains
-        if harmed(c)
-    )
-
-
-def _inside(inner: IPNetwork, outer: IPNetwork) -> bool:
-    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen
 
 
 def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:

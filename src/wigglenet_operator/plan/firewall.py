@@ -5,13 +5,18 @@ change of a few elements.  Source: README, "Firewall".
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
 
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import ForeignRoute, IPNetwork
+from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwork, NodeFacts, host_network
+from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
+from wigglenet_operator.plan.claims import Ownership
+from wigglenet_operator.plan.pod_networks import plan_own_networks
+from wigglenet_operator.plan.tunnel import families_of, plan_node_addresses
 
 DIRECT: tuple[IPNetwork, ...] = (
     *map(IPv4Network, ("169.254.0.0/16", "224.0.0.0/4")),
@@ -35,14 +40,30 @@ VETH = re.compile(r"veth[\w.-]+", re.ASCII)
 class Zones:
     """Whose addresses are whose; networks may overlap, be repeated, or be missing."""
 
-    own: Iterable[IPNetwork]
+    own: frozenset[IPNetwork]
     """This node's pod networks."""
-    pods: Iterable[IPNetwork]
+    home: frozenset[IPNetwork]
+    """What its pods may have addresses of: these, and those that it was given and that cannot be used any more."""
+    pods: frozenset[IPNetwork]
     """Every node's pod networks."""
-    nodes: Iterable[IPNetwork]
+    nodes: frozenset[IPNetwork]
     """Every node's addresses."""
-    doors: Iterable[str] = ()
+    doors: frozenset[str] = frozenset()
     """Names of the links that lead to own pods."""
+
+
+def plan_zones(nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute]) -> Zones:
+    """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
+    families = families_of(own, ownership)
+    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families=families) for n in nodes)
+    pods = chain.from_iterable(ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes)
+    return Zones(
+        own=frozenset(plan_own_networks(own, ownership)),
+        home=own.spec_pod_cidrs,
+        pods=frozenset(pods),
+        nodes=frozenset(map(host_network, addresses)),
+        doors=plan_doors(own.spec_pod_cidrs, routes),
+    )
 
 
 def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
@@ -57,6 +78,22 @@ def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> froz
     networks = tuple(own)
     hosts = (r for r in routes if VETH.fullmatch(r.link) and r.to.prefixlen == r.to.max_prefixlen)
     return frozenset(r.link for r in hosts if any(r.to.network_address in n for n in networks))
+
+
+def plan_dropped(chains: Iterable[DroppingChain], own: Collection[IPNetwork]) -> frozenset[Problem]:
+    """What an accept of ours cannot overrule: in nftables a drop is final, whoever says it."""
+
+    def harmed(chain: DroppingChain) -> list[IPNetwork]:
+        return [n for n in own if n.version in chain.versions and not any(_inside(n, a) for a in chain.accepted)]
+
+    text = "it drops what is forwarded, and accepts nothing of {}; pods may be cut off: accept these networks there, both ways"
+    return frozenset(
+        Problem(subject=f"chain {c.name}", text=text.format(" and ".join(map(str, harmed(c))))) for c in chains if harmed(c)
+    )
+
+
+def _inside(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.version == outer.version and inner.network_address in outer and inner.prefixlen >= outer.prefixlen
 
 
 def outermost(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
@@ -76,7 +113,7 @@ def _chains(config: AgentConfig) -> dict[str, tuple[str, ...]]:
         forward.append(f'oifname "{config.link}" tcp flags syn tcp option maxseg size set rt mtu')
         for version, ip in IP.items():
             forward.append(f"{ip} saddr @wt_pods{version} {ip} daddr @wt_pods{version} fib saddr . iif oif missing drop")
-            forward.append(f"iifname @wt_doors {ip} saddr != @wt_own{version} drop")
+            forward.append(f"iifname @wt_doors {ip} saddr != @wt_home{version} drop")
     for version in sorted(config.filtered):
         ip = IP[version]
         forward.append(f"{ip} daddr @wt_own{version} jump wt_inbound")
@@ -98,7 +135,13 @@ def _sets(config: AgentConfig, zones: Zones) -> Iterator[tuple[Item, Content]]:
     yield Item("set", "wt_doors"), ("typeof iifname",)
     yield from ((Item("set", "wt_doors", f'"{link}"'), "") for link in zones.doors)
     direct = (*DIRECT, *config.non_masquerade)
-    for zone, networks in {"own": zones.own, "pods": zones.pods, "nodes": zones.nodes, "direct": direct}.items():
+    for zone, networks in {
+        "own": zones.own,
+        "home": zones.home,
+        "pods": zones.pods,
+        "nodes": zones.nodes,
+        "direct": direct,
+    }.items():
         for version, ip in IP.items():
             yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", "flags interval")
         yield from ((Item("set", f"wt_{zone}{n.version}", element_text(n)), "") for n in outermost(networks))
