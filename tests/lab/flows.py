@@ -61,6 +61,8 @@ class Flow:
     versions: tuple[int, ...] = (4, 6)
     size: int = 0
     """Bytes of UDP payload at least."""
+    keyed: bool = False
+    """Whether cryptokey routing, or the kernel, which takes no packet from its own address, forbids it without us."""
     answered: bool = True
     """Whether an answer finds its way back, if it arrives at all."""
 
@@ -114,7 +116,7 @@ FLOWS = (
     Flow(origin="outside", to="a1", seen="outside", filtered=True, protocols=("udp",), size=FRAGMENTED),
     Flow(origin="outside", to="b1", seen="outside", filtered=True),
     Flow(origin="lan", to="a1", seen="lan", filtered=True),
-    Flow(origin="lan", to="b1", seen=""),  # cryptokey routing: node a does not have that address
+    Flow(origin="lan", to="b1", seen="", keyed=True),
     # what was sent to a service
     Flow(origin="a2", to="ClusterIP of b1", seen="a2"),
     Flow(origin="a2", to="ClusterIP of a1", seen="a2"),
@@ -145,7 +147,8 @@ FLOWS = (
     Flow(origin="a1", to="outside", source="b1", seen="", protocols=("udp",)),
     Flow(origin="a1", to="outside", source="lan", seen="", protocols=("udp",)),
     Flow(origin="a1", to="lan", source="outside", seen="", protocols=("udp",)),
-    Flow(origin="a1", to="b1", source="node a", seen="", protocols=("udp",)),
-    Flow(origin="b1", to="a1", source="a2", seen="", protocols=("udp",)),
+    Flow(origin="a1", to="b1", source="node a", seen="", protocols=("udp",), versions=(6,)),
+    Flow(origin="a1", to="b1", source="node a", seen="", protocols=("udp",), versions=(4,), keyed=True),  # a martian
+    Flow(origin="b1", to="a1", source="a2", seen="", protocols=("udp",), keyed=True),
     Flow(origin="a1", to="outside", source="a2", seen="a2", masqueraded="node a", protocols=("udp",), answered=False),
 )

@@ -59,6 +59,28 @@ def test_every_flow_is_as_the_table_says(world: World, settings: str, proxy: Cal
     assert not wrong, "\n".join(wrong)
 
 
+def test_what_nobody_may_see_arrives_where_nothing_forbids_it(world: World) -> None:
+    """So that the table can fail: with neither agent nor table every forged packet arrives that the tunnel takes."""
+    removed(world)
+    by_nftables(world)
+    for node in world.lab.nodes.values():
+        node.stop_agent()
+        node.place.run("nft", "delete", "table", "inet", "wigglenet")
+    world.forget()
+    nobody: list[tuple[Flow, int, Protocol, str]] = [
+        (flow, version, "udp", "somebody") for flow in FLOWS if not flow.seen for version in flow.versions
+    ]
+    try:
+        arrived = [
+            (flow, version) for (flow, version, *_), heard in zip(nobody, world.try_all(nobody), strict=True) if heard.source
+        ]
+    finally:
+        for node in world.lab.nodes.values():
+            node.start_agent()
+
+    assert arrived == [(flow, version) for flow, version, *_ in nobody if not flow.keyed]
+
+
 def rewritten(world: World, version: int, *, masqueraded: bool) -> Iterator[str]:
     """What the kernel's own table of connections says otherwise, of those that no Service has redirected."""
     host = world.hosts["node a"]

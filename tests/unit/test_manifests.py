@@ -77,6 +77,7 @@ def test_the_agent_has_the_files_that_it_writes_from_the_node(install: str) -> N
     mounted = {m["mountPath"]: on_the_node[m["name"]] for m in agent(install)["volumeMounts"] if not m.get("readOnly")}
     written = {str(path.parent) for path in (config().key_path, config().cni_path, BOOT_MARKER)} | {"/run/wireguard"}
 
+    written |= {"/run/xtables.lock"}  # iptables-legacy's
     assert mounted == {path: path for path in written} | {f"/{WRITABLE}/net": "/proc/sys/net"}
 
 
