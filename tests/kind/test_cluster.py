@@ -27,12 +27,13 @@ def test_kube_proxy_runs_in_the_mode_that_is_tested(cluster: Cluster) -> None:
         assert host.exec("python3", "/probe.py", "fetch", "http://127.0.0.1:10249/proxyMode").strip() == cluster.proxy
 
 
-def test_agents_are_not_restarted_and_have_two_capabilities(cluster: Cluster) -> None:
+def test_agents_are_not_restarted_and_have_three_capabilities(cluster: Cluster) -> None:
     for pod in cluster.get("-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wigglenet-operator")["items"]:
         assert [status["restartCount"] for status in pod["status"]["containerStatuses"]] == [0]
     for node in cluster.nodes():
         bits = next(line for line in cluster.agent(node, "cat", "/proc/1/status").splitlines() if line.startswith("CapEff"))
-        assert int(bits.split()[1], 16) == 1 << 13 | 1 << 12 | 1 << 1  # linux/capability.h: CAP_NET_RAW, _NET_ADMIN, _DAC_OVERRIDE
+        raw, admin, override = 1 << 13, 1 << 12, 1 << 1  # linux/capability.h: CAP_NET_RAW, CAP_NET_ADMIN, CAP_DAC_OVERRIDE
+        assert int(bits.split()[1], 16) == raw | admin | override
 
 
 def test_pods_reach_pods_of_all_nodes_with_their_own_address(cluster: Cluster) -> None:

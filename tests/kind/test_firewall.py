@@ -18,6 +18,7 @@ INSIDE = (
     test_cluster.test_node_ports_and_host_ports_answer_on_every_node,
 )
 """What works whatever is filtered."""
+BACK_ENDS = ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy")
 
 
 def test_the_world_sees_the_nodes_address(cluster: Cluster, outside: Outside) -> None:
@@ -90,14 +91,14 @@ def who_answers(cluster: Cluster, outside: Outside) -> list[Json]:
 
 def test_an_agent_that_starts_removes_the_rules_of_the_iptables_back_end(cluster: Cluster) -> None:
     node = next(node for node in cluster.nodes() if "worker" in node)
-    for program in ("iptables-nft", "ip6tables-nft"):
+    for program in BACK_ENDS:
         for table, ours, caller in (("filter", "WIGGLENET-FIREWALL", "FORWARD"), ("nat", "WIGGLENET-MASQ", "POSTROUTING")):
             cluster.on_node(node, program, "-t", table, "-N", ours)
             cluster.on_node(node, program, "-t", table, "-I", caller, "-j", ours)
     cluster.kubectl("-n", "kube-system", "delete", "pod", cluster.agent_pod(node)["metadata"]["name"])
 
     def left() -> str:
-        return cluster.on_node(node, "iptables-nft-save") + cluster.on_node(node, "ip6tables-nft-save")
+        return "".join(cluster.on_node(node, f"{program}-save") for program in BACK_ENDS)
 
     eventually(lambda: "WIGGLENET" not in left(), what="nothing of that back-end is left", seconds=60)
     assert "KUBE-FIREWALL" in left(), "and all that is not of it is"
