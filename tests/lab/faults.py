@@ -266,7 +266,7 @@ FAULTS = (
     ),
     Fault(
         name="an element is removed from the firewall",
-        harm=touched("nft delete element inet wigglenet wt_pods4 {{ {v4} }}"),
+        harm=touched("nft delete element inet wigglenet wt_own4 {{ {own4} }}"),
         seconds=1.0,
     ),
     Fault(name="wireguard-go is killed", harm=kill_wireguard, userspace=True, **DARK),

@@ -13,7 +13,9 @@ from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.pod import Pod
 from tests.lab.wait import eventually
+from wigglenet_operator.kernel.nft_text import parse
 from wigglenet_operator.model.facts import IPAddress, WireGuardKind
+from wigglenet_operator.model.ruleset import Item
 
 ADDRESSES = {
     "router": "192.0.2.200 2001:db8::c8",
@@ -151,9 +153,11 @@ class World:
     @staticmethod
     def in_force(place: Place) -> dict[str, bool]:
         """Which features a node's rules have."""
-        table = place.run("nft", "list", "table", "inet", "wigglenet", check=False)
-        masquerade = {f"masquerade {v}": f"ip{6 if v == 6 else ''} saddr @wt_own{v} ip" in table for v in (4, 6)}
-        return masquerade | {f"filter {v}": f"daddr @wt_own{v} jump wt_inbound" in table for v in (4, 6)}
+        rules = parse(place.run("nft", "-s", "list", "table", "inet", "wigglenet", check=False))
+        postrouting = "\n".join(rules.get(Item("chain", "wt_postrouting"), ()))
+        masquerade = {f"masquerade {v}": f"@wt_own{v} " in postrouting for v in (4, 6)}
+        inbound = {v: rules.get(Item("chain", f"wt_inbound{v}"), ()) for v in (4, 6)}
+        return masquerade | {f"filter {v}": "ct status dnat accept" in lines for v, lines in inbound.items()}
 
     def forget(self) -> None:
         """Have every host discover its neighbours anew, and the nodes know no connection."""

@@ -32,8 +32,12 @@ SETTINGS = st.builds(
     st.booleans(),
     st.frozensets(NETWORKS, max_size=3),
 )
-MESH = "doors home4 home6 pods4 pods6"
+MESH = "doors home4 home6 own4 own6 pods4 pods6 rest4 rest6"
 """The sets of the door rules."""
+DOORS = "forward inbound4 inbound6 outbound tunnel"
+"""Their chains."""
+USUAL = {"4": 24, "6": 64}
+"""Lengths of own networks in these tests."""
 
 
 def versions(digits: str) -> frozenset[int]:
@@ -60,7 +64,10 @@ def names(rules: Ruleset, kind: str) -> set[str]:
 def elements(rules: Ruleset, name: str) -> set[str]:
     """Of a set that must be there."""
     assert Item("set", f"wt_{name}") in rules
-    return {item.element for item in rules if item.name == f"wt_{name}" and item.element}
+    found = {item.element for item in rules if item.name == f"wt_{name}" and item.element}
+    if not name.startswith("pods"):
+        return found
+    return {f"{first}/{USUAL[name[-1]]}" for first in found} | elements(rules, f"rest{name[-1]}")
 
 
 def lines(rules: Ruleset, *names: str) -> list[str]:
@@ -78,17 +85,16 @@ def told(chain: DroppingChain, *nodes: NodeFacts, **settings: Any) -> list[str]:
     ("masqueraded", "filtered", "firewall_only", "chains", "sets"),
     [
         ("", "", True, "", ""),
-        ("4", "", True, "postrouting", "direct4 own4 pods4"),
-        ("6", "", True, "postrouting", "direct6 own6 pods6"),
-        ("46", "", True, "postrouting", "direct4 direct6 own4 own6 pods4 pods6"),
-        ("", "4", True, "forward inbound", "nodes4 own4 pods4"),
-        ("", "6", True, "forward inbound", "nodes6 own6 pods6"),
-        ("4", "6", True, "forward inbound postrouting", "direct4 nodes6 own4 own6 pods4 pods6"),
-        ("46", "46", True, "forward inbound postrouting", "direct4 direct6 nodes4 nodes6 own4 own6 pods4 pods6"),
-        ("", "", False, "forward", MESH),
-        ("4", "", False, "forward postrouting", f"{MESH} own4 direct4"),
-        ("", "6", False, "forward inbound", f"{MESH} own6 nodes6"),
-        ("46", "46", False, "forward inbound postrouting", f"{MESH} own4 own6 direct4 direct6 nodes4 nodes6"),
+        ("4", "", True, "postrouting", "direct4 own4 pods4 rest4"),
+        ("6", "", True, "postrouting", "direct6 own6 pods6 rest6"),
+        ("46", "", True, "postrouting", "direct4 direct6 own4 own6 pods4 pods6 rest4 rest6"),
+        ("", "4", True, "forward inbound4", "nodes4 own4 pods4 rest4"),
+        ("", "6", True, "forward inbound6", "nodes6 own6 pods6 rest6"),
+        ("4", "6", True, "forward inbound6 postrouting", "direct4 nodes6 own4 own6 pods4 pods6 rest4 rest6"),
+        ("", "", False, DOORS, MESH),
+        ("4", "", False, f"{DOORS} postrouting", f"{MESH} direct4"),
+        ("", "6", False, DOORS, f"{MESH} nodes6"),
+        ("46", "46", False, f"{DOORS} postrouting", f"{MESH} direct4 direct6 nodes4 nodes6"),
     ],
 )
 def test_a_feature_that_is_off_leaves_neither_a_rule_nor_a_set(
@@ -107,7 +113,7 @@ def test_a_family_that_is_not_masqueraded_is_never_rewritten(version: int, ip: s
     assert rule.startswith(f"{ip.strip()} saddr @wt_own{version} ")
     assert other not in rule
     assert rule.endswith(" masquerade fully-random")
-    assert "masquerade" not in " ".join(lines(ruleset(A, B, masqueraded={version}), "wt_forward", "wt_inbound"))
+    assert "masquerade" not in " ".join(lines(ruleset(A, B, masqueraded={version}), "wt_forward", "wt_inbound4", "wt_inbound6"))
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -115,48 +121,44 @@ def test_a_family_that_is_not_filtered_never_meets_the_filter(version: int) -> N
     rules = ruleset(A, B, filtered={version}, firewall_only=True)
 
     (jump,) = lines(rules, "wt_forward")
-    assert re.fullmatch(rf"ip6? daddr @wt_own{version} jump wt_inbound", jump)
-    assert f"@wt_pods{10 - version} accept" not in " ".join(lines(rules, "wt_inbound"))
+    assert re.fullmatch(rf"ip6? daddr @wt_own{version} jump wt_inbound{version}", jump)
+    assert Item("chain", f"wt_inbound{10 - version}") not in rules
 
 
-def test_what_is_filtered_is_dropped_unless_a_rule_before_accepts_it() -> None:
-    *accepting, last = lines(ruleset(A, B), "wt_inbound")
+@pytest.mark.parametrize(("version", "ip", "mask"), [(4, "ip", "255.255.255.0"), (6, "ip6", "ffff:ffff:ffff:ffff::")])
+def test_what_is_filtered_is_dropped_unless_a_rule_before_accepts_it(version: int, ip: str, mask: str) -> None:
+    *doors, first, second, pods, rest, nodes, errors, last = lines(ruleset(A, B), f"wt_inbound{version}")
 
-    assert last == "drop"
-    assert all(line.endswith(" accept") for line in accepting)
-    assert accepting[:2] == ["ct state established,related accept", "ct status dnat accept"]
-    assert {f"{ip} saddr @wt_{zone}{v} accept" for v, ip in ((4, "ip"), (6, "ip6")) for zone in ("pods", "nodes")} < {
-        *accepting
-    }
-    (four,) = [line for line in accepting if line.startswith("icmp ")]
-    (six,) = [line for line in accepting if line.startswith("icmpv6 ")]
-    assert "destination-unreachable" in four
-    assert {"packet-too-big", "nd-neighbor-solicit", "nd-neighbor-advert"} <= {*re.findall(r"[\w-]+", six)}
+    assert doors == [
+        f"{ip} saddr & {mask} == @wt_pods{version} fib saddr . iif oif missing drop",
+        f"{ip} saddr @wt_rest{version} fib saddr . iif oif missing drop",
+    ]
+    assert (first, second, last) == ("ct state established,related accept", "ct status dnat accept", "drop")
+    assert pods == f"{ip} saddr & {mask} == @wt_pods{version} accept"
+    assert (rest, nodes) == (f"{ip} saddr @wt_rest{version} accept", f"{ip} saddr @wt_nodes{version} accept")
+    wanted = {4: {"destination-unreachable"}, 6: {"packet-too-big", "nd-neighbor-solicit", "nd-neighbor-advert"}}
+    assert wanted[version] <= {*re.findall(r"[\w-]+", errors)}
+    assert errors.endswith(" accept")
 
 
 def test_in_a_mesh_the_doors_are_watched_whatever_is_filtered_and_masqueraded() -> None:
     for digits in ("", "4", "6", "46"):
-        forward = lines(ruleset(A, B, filtered=versions(digits), masqueraded=versions(digits)), "wt_forward")
+        rules = ruleset(A, B, filtered=versions(digits), masqueraded=versions(digits))
 
-        assert forward[0].startswith('oifname "wigglenet" tcp flags syn ')
+        forward, tunnel, outbound = (lines(rules, f"wt_{name}") for name in ("forward", "tunnel", "outbound"))
+        assert forward[:2] == ['oifname "wigglenet" jump wt_tunnel', 'iifname "veth*" jump wt_outbound']
+        assert tunnel[0] == "tcp flags syn tcp option maxseg size set rt mtu"
         for version, ip in ((4, "ip"), (6, "ip6")):
-            returning = f"{ip} saddr @wt_pods{version} {ip} daddr @wt_pods{version} fib saddr . iif oif missing drop"
-            assert returning in forward
-            assert f"iifname @wt_doors {ip} saddr != @wt_home{version} drop" in forward
-
-
-def test_the_doors_come_before_the_filter_that_accepts() -> None:
-    forward = lines(ruleset(A, B), "wt_forward")
-    jumps = [number for number, line in enumerate(forward) if "jump" in line]
-
-    assert len(jumps) == 2
-    assert min(jumps) > max(number for number, line in enumerate(forward) if line.endswith(" drop"))
+            returning = [line for line in lines(rules, f"wt_inbound{version}") if line.endswith("missing drop")]
+            assert len(returning) == 2
+            assert {*returning} < {*tunnel}
+            assert f"iifname @wt_doors {ip} saddr != @wt_home{version} drop" in outbound
 
 
 def test_the_link_is_the_one_of_the_settings() -> None:
     settings = replace(config("a"), link="wg7")
 
-    assert lines(plan_firewall(settings, zones()), "wt_forward")[0].startswith('oifname "wg7" ')
+    assert lines(plan_firewall(settings, zones()), "wt_forward")[0] == 'oifname "wg7" jump wt_tunnel'
 
 
 @given(SETTINGS, st.lists(NETWORKS, max_size=6))
@@ -184,8 +186,8 @@ def test_no_rule_mixes_the_families(settings: AgentConfig, networks: list[IPNetw
 
 @given(SETTINGS, st.lists(NETWORKS, max_size=6), st.lists(NETWORKS, max_size=6))
 def test_the_rules_depend_on_the_settings_alone(settings: AgentConfig, some: list[IPNetwork], more: list[IPNetwork]) -> None:
-    before = plan_firewall(settings, zones(own=some, pods=some, nodes=more))
-    after = plan_firewall(settings, zones(own=more, pods=more, nodes=some, doors=["veth1"]))
+    before = plan_firewall(settings, zones(pods=some, nodes=more))
+    after = plan_firewall(settings, zones(pods=more, nodes=some, doors=["veth1"]))
 
     assert {i: lines for i, lines in before.items() if not i.element} == {
         i: lines for i, lines in after.items() if not i.element
@@ -352,7 +354,7 @@ def test_firewall_only_plans_nothing_else() -> None:
 
         assert planned
         assert planned == DesiredState(firewall=planned.firewall)
-        assert names(planned.firewall, "chain") == {"forward", "inbound", "postrouting"}
+        assert names(planned.firewall, "chain") == {"forward", "inbound4", "inbound6", "postrouting"}
         assert not [line for line in lines(planned.firewall) if "wigglenet" in line or "doors" in line]
 
 
@@ -440,7 +442,7 @@ def test_a_node_that_comes_is_a_change_of_its_elements_only() -> None:
 
     assert before.items() < after.items()
     assert {f"{item.name} {item.element}" for item in after.keys() - before.keys()} == {
-        "wt_pods4 10.3.0.0/24",
+        "wt_pods4 10.3.0.0",
         "wt_nodes4 192.0.2.3",
     }
 

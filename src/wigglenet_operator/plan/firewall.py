@@ -1,11 +1,11 @@
 """What the firewall does with pods' packets: masquerade, filter, the right door, TCP's MSS.
 
-Everything that depends on the cluster is in sets, the rules depend on the settings alone: a Node that comes or goes is a
-change of a few elements.  Source: README, "Firewall".
+Everything that depends on the cluster is in sets, the rules depend on the settings and the length of this node's own networks:
+a Node that comes or goes is a change of a few elements.  Source: README, "Firewall".
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
@@ -32,8 +32,12 @@ ERRORS = {
     " nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
 }
 """Path MTU discovery must work for connections that this node has forgotten; neighbour discovery is for bridges."""
-VETH = re.compile(r"veth[\w.-]+", re.ASCII)
-"""Names of pods' links on the node (CNI `ptp`: ip.RandomVethName); no others, for not every name can be said to nft."""
+VETH = "veth"
+"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
+SAID = re.compile(r"[\w.-]+", re.ASCII)
+"""Names that can be said to nft."""
+USUAL = {4: 24, 6: 64}
+"""Lengths of pod networks where this node has none of its own to go by (kube-controller-manager, --node-cidr-mask-size)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +72,17 @@ def plan_zones(nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownershi
 
 def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
     """The whole table; empty if no setting asks for a rule."""
-    chains = {Item("chain", name): lines for name, lines in _chains(config).items() if len(lines) > 1}
+    lengths = USUAL | {n.version: n.prefixlen for n in sorted(zones.own, key=str) if n.prefixlen}
+    families = [_Family(version, lengths[version]) for version in IP]
+    chains = {Item("chain", name): lines for name, lines in _chains(config, families).items() if len(lines) > 1}
     asked = {word for lines in chains.values() for line in lines for word in line.split() if word.startswith("@")}
-    return {**chains, **{item: content for item, content in _sets(config, zones) if f"@{item.name}" in asked}}
+    return {**chains, **{item: content for item, content in _sets(config, zones, lengths) if f"@{item.name}" in asked}}
 
 
 def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[str]:
     """The links of own pods: CNI's `ptp` makes one for each, with a route to each of its addresses."""
     networks = tuple(own)
-    hosts = (r for r in routes if VETH.fullmatch(r.link) and r.to.prefixlen == r.to.max_prefixlen)
+    hosts = (r for r in routes if r.link.startswith(VETH) and SAID.fullmatch(r.link) and r.to.prefixlen == r.to.max_prefixlen)
     return frozenset(r.link for r in hosts if any(r.to.network_address in n for n in networks))
 
 
@@ -106,42 +112,70 @@ def outermost(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
             version, last = v, first + (1 << network.max_prefixlen - length) - 1
 
 
-def _chains(config: AgentConfig) -> dict[str, tuple[str, ...]]:
+class _Family:
+    """The words for one IP version.
+
+    Pods' networks are two sets: those of the usual length as a hash of their first addresses, because a lookup in an
+    interval set is what costs most of all that a packet meets here, and the rest as intervals.
+    """
+
+    def __init__(self, version: int, length: int) -> None:
+        self.version, self.ip = version, IP[version]
+        mask = (IPv4Network if version == 4 else IPv6Network)((0, length)).netmask
+        self._masked = f" & {mask}" if length < mask.max_prefixlen else ""
+
+    def in_pods(self) -> tuple[str, str]:
+        """The source is in a pod network: by the one or the other."""
+        equal = " ==" if self._masked else ""
+        return f"{self.ip} saddr{self._masked}{equal} @wt_pods{self.version}", f"{self.ip} saddr @wt_rest{self.version}"
+
+    def not_to_pods(self) -> str:
+        """The destination is in none."""
+        return f"{self.ip} daddr{self._masked} != @wt_pods{self.version} {self.ip} daddr != @wt_rest{self.version}"
+
+
+def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple[str, ...]]:
     """By name, in nft's own words; one with a single line does nothing."""
-    forward, inbound = [FORWARD], ["ct state established,related accept", "ct status dnat accept"]
-    if not config.firewall_only:
-        forward.append(f'oifname "{config.link}" tcp flags syn tcp option maxseg size set rt mtu')
-        for version, ip in IP.items():
-            forward.append(f"{ip} saddr @wt_pods{version} {ip} daddr @wt_pods{version} fib saddr . iif oif missing drop")
-            forward.append(f"iifname @wt_doors {ip} saddr != @wt_home{version} drop")
-    for version in sorted(config.filtered):
-        ip = IP[version]
-        forward.append(f"{ip} daddr @wt_own{version} jump wt_inbound")
-        inbound += [f"{ip} saddr @wt_pods{version} accept", f"{ip} saddr @wt_nodes{version} accept", ERRORS[version]]
-    postrouting = (_masquerade(IP[version], version) for version in sorted(config.masqueraded))
-    return {
-        "wt_forward": tuple(forward),
-        "wt_inbound": (*inbound, "drop") if config.filtered else (),
-        "wt_postrouting": (POSTROUTING, *postrouting),
-    }
+    mesh = not config.firewall_only
+    forward, postrouting = [FORWARD], [POSTROUTING]
+    tunnel, outbound = ["tcp flags syn tcp option maxseg size set rt mtu"], []
+    chains: dict[str, list[str]] = {}
+    if mesh:
+        forward += [f'oifname "{config.link}" jump wt_tunnel', f'iifname "{VETH}*" jump wt_outbound']
+    for family in families:
+        version, ip = family.version, family.ip
+        door = [f"{match} fib saddr . iif oif missing drop" for match in family.in_pods()] if mesh else []
+        tunnel += door
+        outbound.append(f"iifname @wt_doors {ip} saddr != @wt_home{version} drop")
+        inbound = [*door, *(_filter(family) if version in config.filtered else ())]
+        if inbound:
+            chains[f"wt_inbound{version}"] = inbound
+            forward.append(f"{ip} daddr @wt_own{version} jump wt_inbound{version}")
+        if version in config.masqueraded:
+            spared = f'{family.not_to_pods()} {ip} daddr != @wt_direct{version} oifname != "lo"'
+            postrouting.append(f"{ip} saddr @wt_own{version} {spared} masquerade fully-random")
+    chains |= {"wt_forward": forward, "wt_postrouting": postrouting}
+    if mesh:
+        chains |= {"wt_tunnel": tunnel, "wt_outbound": outbound}
+    return {name: tuple(lines) for name, lines in chains.items()}
 
 
-def _masquerade(ip: str, version: int) -> str:
-    elsewhere = " ".join(f"{ip} daddr != @wt_{zone}{version}" for zone in ("pods", "direct"))
-    return f"{ip} saddr @wt_own{version} {elsewhere} fib daddr type != local masquerade fully-random"
+def _filter(family: _Family) -> list[str]:
+    known = [f"{match} accept" for match in family.in_pods()]
+    node = f"{family.ip} saddr @wt_nodes{family.version} accept"
+    return ["ct state established,related accept", "ct status dnat accept", *known, node, ERRORS[family.version], "drop"]
 
 
-def _sets(config: AgentConfig, zones: Zones) -> Iterator[tuple[Item, Content]]:
+def _sets(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Iterator[tuple[Item, Content]]:
     yield Item("set", "wt_doors"), ("typeof iifname",)
     yield from ((Item("set", "wt_doors", f'"{link}"'), "") for link in zones.doors)
+    pods = tuple(outermost(zones.pods))
+    usual = [host_network(n.network_address) for n in pods if n.prefixlen == lengths[n.version]]
+    rest = [n for n in pods if n.prefixlen != lengths[n.version]]
     direct = (*DIRECT, *config.non_masquerade)
-    for zone, networks in {
-        "own": zones.own,
-        "home": zones.home,
-        "pods": zones.pods,
-        "nodes": zones.nodes,
-        "direct": direct,
-    }.items():
+    intervals = {"own": zones.own, "home": zones.home, "rest": rest, "direct": direct}
+    for zone, networks in {**intervals, "pods": usual, "nodes": zones.nodes}.items():
+        flags = ("flags interval",) if zone in intervals else ()
         for version, ip in IP.items():
-            yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", "flags interval")
+            yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", *flags)
         yield from ((Item("set", f"wt_{zone}{n.version}", element_text(n)), "") for n in outermost(networks))
