@@ -27,6 +27,14 @@ AGENT = (sys.executable, "-m", "wigglenet_operator", "run")
 KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
 
 
+def text_of(path: Path) -> str | None:
+    """What is in a file, None if there is none: one question, because the agent may remove it between two."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
 class WireGuardPeer(NamedTuple):
     """A peer in the columns of `wg show dump` (wg(8))."""
 
@@ -130,8 +138,8 @@ class LabNode:
 
     def conflist(self) -> dict[str, Any] | None:
         """The CNI configuration, None while there is none."""
-        path = self.path(CONFLIST)
-        return json.loads(path.read_text()) if path.exists() else None
+        text = text_of(self.path(CONFLIST))
+        return None if text is None else json.loads(text)
 
     def wait_ready(self, *, seconds: float = 30.0) -> Mapping[str, Any]:
         """The CNI configuration as soon as the node takes pods."""
@@ -178,8 +186,7 @@ class LabNode:
 
     def log(self) -> str:
         """What the agents of this node have said."""
-        path = self.path(LOG)
-        return path.read_text() if path.exists() else ""
+        return text_of(self.path(LOG)) or ""
 
     def close(self) -> None:
         """End every process of the node and the node."""

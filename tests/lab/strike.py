@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tests.lab.lab import Lab
-from tests.lab.node import CONFLIST, LINK, LabNode
+from tests.lab.node import CONFLIST, LINK, LabNode, text_of
 from tests.lab.traffic import Pair, Window
 from tests.lab.wait import SLOWNESS, NotSeenError, eventually
 
@@ -123,13 +123,13 @@ def look(lab: Lab, node: LabNode) -> Mapping[str, object]:
     """What a node looks like, without what is another each time: indices, link-local addresses, handshakes, the status."""
     lines = node.place.run("sh", "-c", LOOK, check=False).splitlines()
     addresses, four, six = (json.loads(line) for line in lines[:3])
-    key, conflist, notes = node.path(KEY), node.path(CONFLIST), lab.annotations(node.name)
+    key, notes = text_of(node.path(KEY)), lab.annotations(node.name)
     return {
         "links": {link["ifname"]: _link(link) for link in addresses},
         "routes": sorted(json.dumps(route, sort_keys=True) for route in four + six if not route["dst"].startswith("fe80")),
         "settings and peers": sorted(" ".join(sorted(line.split())) for line in lines[3:]),
-        "CNI file": conflist.read_text() if conflist.exists() else None,
-        "key": hash(key.read_text()) if key.exists() else None,  # never shown
+        "CNI file": text_of(node.path(CONFLIST)),
+        "key": None if key is None else hash(key),  # never shown
         "annotations": {name: notes.get(name) for name in IDENTITY},
     }
 
