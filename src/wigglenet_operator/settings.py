@@ -13,13 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from wigglenet_operator.errors import ConfigError
 from wigglenet_operator.model.config import MIN_MTU, AgentConfig
-from wigglenet_operator.model.facts import IPAddress, NodeName, WireGuardKind
+from wigglenet_operator.model.facts import IPAddress, NodeName, PodNetworkSource, WireGuardKind
 
 NOT_YET = frozenset(
-    """WIGGLENET_KEEPALIVE WG_IP_FAMILY NODE_IP_INTERFACES POD_CIDR_SOURCE_IPV4
-    POD_CIDR_SOURCE_IPV6 POD_CIDR_SOURCE_PATH POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS
-    NATIVE_ROUTING_IPV4 NATIVE_ROUTING_IPV6 ENABLE_NETWORK_POLICY ENABLE_FLOWTABLE FLOWTABLE_DEVICES
-    FLOWTABLE_PACKET_THRESHOLD ENABLE_METRICS METRICS_BIND_ADDR METRICS_TLS_CERT_FILE METRICS_TLS_KEY_FILE
+    """POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS ENABLE_NETWORK_POLICY ENABLE_FLOWTABLE
+    FLOWTABLE_DEVICES FLOWTABLE_PACKET_THRESHOLD ENABLE_METRICS METRICS_BIND_ADDR METRICS_TLS_CERT_FILE METRICS_TLS_KEY_FILE
     METRICS_TLS_CLIENT_CA_FILE""".split()  # noqa: SIM905 - as a table it can be read
 )
 """Settings of Wigglenet that this version does not have; set, they are a mistake rather than a silent difference."""
@@ -32,6 +30,10 @@ NEAR = 2
 
 def _auto(value: object) -> object:
     return None if value == "auto" else value
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
 
 
 def _words(value: object) -> object:
@@ -53,7 +55,8 @@ def _absolute(value: PurePath) -> PurePath:
 
 
 AbsolutePath = Annotated[PurePath, Field(description="an absolute path"), AfterValidator(_absolute)]
-
+LinkName = Annotated[str, Field(min_length=1, max_length=15), AfterValidator(_link_name)]
+Source = Annotated[PodNetworkSource, Field(description="none, spec or file")]
 
 Switch = Annotated[
     Annotated[bool, BeforeValidator(lambda value: SWITCH.get(value.lower(), value) if isinstance(value, str) else value)],
@@ -66,9 +69,7 @@ class Settings(BaseModel):
 
     NODE_NAME: Annotated[str, Field(min_length=1, max_length=253, description="the name of this node's Node object")]
     WIGGLENET_IFACE_NAME: Annotated[
-        str,
-        Field(min_length=1, max_length=15, description="1-15 characters, no slash, colon, blank, quote, asterisk or backslash"),
-        AfterValidator(_link_name),
+        LinkName, Field(description="1-15 characters, no slash, colon, blank, quote, asterisk or backslash")
     ] = "wigglenet"
     WIGGLENET_WG_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 24601
     WIGGLENET_PRIVKEY_PATH: AbsolutePath = PurePath("/etc/wigglenet/private.key")
@@ -80,6 +81,18 @@ class Settings(BaseModel):
         BeforeValidator(_auto),
         Field(description=f"auto, or {MIN_MTU}-65455"),
     ] = None
+    WIGGLENET_KEEPALIVE: Annotated[int, Field(ge=0, le=65535, description="0-65535 seconds")] = 0
+    WG_IP_FAMILY: Annotated[Literal["ipv4", "ipv6", "dualstack"], Field(description="ipv4, ipv6 or dualstack")] = "dualstack"
+    NODE_IP_INTERFACES: Annotated[
+        tuple[LinkName, ...], BeforeValidator(_words), Field(description="names of links, separated by commas")
+    ] = ()
+    POD_CIDR_SOURCE_IPV4: Source = PodNetworkSource.SPEC
+    POD_CIDR_SOURCE_IPV6: Source = PodNetworkSource.SPEC
+    POD_CIDR_SOURCE_PATH: Annotated[
+        AbsolutePath | None, BeforeValidator(_none_if_empty), Field(description="an absolute path")
+    ] = None
+    NATIVE_ROUTING_IPV4: Switch = False
+    NATIVE_ROUTING_IPV6: Switch = False
     CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
     MASQUERADE_IPV4: Switch = True
     MASQUERADE_IPV6: Switch = True
@@ -105,6 +118,12 @@ class Settings(BaseModel):
             wireguard=self.WIGGLENET_WG_IMPLEMENTATION,
             mtu=self.WIGGLENET_MTU,
             cni_path=self.CNI_CONFIG_PATH,
+            sources={4: self.POD_CIDR_SOURCE_IPV4, 6: self.POD_CIDR_SOURCE_IPV6},
+            source_path=self.POD_CIDR_SOURCE_PATH,
+            node_ip_links=frozenset(self.NODE_IP_INTERFACES),
+            endpoint_versions=_versions(self.WG_IP_FAMILY != "ipv6", self.WG_IP_FAMILY != "ipv4"),
+            keepalive=self.WIGGLENET_KEEPALIVE,
+            native=_versions(self.NATIVE_ROUTING_IPV4, self.NATIVE_ROUTING_IPV6),
             masqueraded=_versions(self.MASQUERADE_IPV4, self.MASQUERADE_IPV6),
             filtered=_versions(self.FILTER_IPV4, self.FILTER_IPV6),
             non_masquerade=frozenset(self.NON_MASQUERADE_CIDRS),
@@ -114,9 +133,13 @@ class Settings(BaseModel):
 
     def warnings(self) -> list[str]:
         """What is accepted and means something else; may be empty."""
-        if self.FIREWALL_BACKEND == "nftables":
-            return []
-        return [f"FIREWALL_BACKEND={self.FIREWALL_BACKEND} is accepted and means nftables, the only one there is; unset it"]
+        told = []
+        if self.FIREWALL_BACKEND != "nftables":
+            text = "is accepted and means nftables, the only one there is; unset it"
+            told.append(f"FIREWALL_BACKEND={self.FIREWALL_BACKEND} {text}")
+        if self.POD_CIDR_SOURCE_PATH and PodNetworkSource.FILE not in {self.POD_CIDR_SOURCE_IPV4, self.POD_CIDR_SOURCE_IPV6}:
+            told.append(f"POD_CIDR_SOURCE_PATH={self.POD_CIDR_SOURCE_PATH} is not read, for no source is file; unset it")
+        return told
 
 
 KNOWN = frozenset(Settings.model_fields) | NOT_YET
@@ -125,7 +148,7 @@ KNOWN = frozenset(Settings.model_fields) | NOT_YET
 def read_settings(environment: Mapping[str, str]) -> Settings:
     """The settings; ConfigError with one line for every mistake in the environment."""
     given = {name: value.strip() for name, value in environment.items() if name in Settings.model_fields}
-    mistakes = list(_names(environment))
+    mistakes = [*_names(environment), *_combinations(given)]
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
@@ -146,6 +169,15 @@ def _names(environment: Mapping[str, str]) -> Iterator[str]:
                 yield f"{name}: not a setting; did you mean {near}?"
             elif name.startswith("WIGGLENET_"):
                 yield f"{name}: not a setting; the settings are {', '.join(sorted(Settings.model_fields))}"
+
+
+def _combinations(given: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with values that may each be right."""
+    sources = [given.get(f"POD_CIDR_SOURCE_IPV{version}") for version in (4, 6)]
+    if PodNetworkSource.FILE.value in sources and not given.get("POD_CIDR_SOURCE_PATH"):
+        yield "POD_CIDR_SOURCE_PATH: it must be set where a source is file: an absolute path"
+    if sources == [PodNetworkSource.NONE.value] * 2:
+        yield "POD_CIDR_SOURCE_IPV4, POD_CIDR_SOURCE_IPV6: not both may be none, for a pod needs an address"
 
 
 def _told(given: Mapping[str, str], name: str) -> str:

@@ -35,6 +35,7 @@ from wigglenet_operator.model.ruleset import FAMILY, TABLE, Ruleset
 from wigglenet_operator.plan.claims import plan_ownership
 from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.firewall import plan_firewall, plan_zones
+from wigglenet_operator.plan.tunnel import plan_families
 
 NODES = 5000
 SIZES = (100, 1000, NODES)
@@ -197,8 +198,10 @@ def load() -> None:
             took.append(runner.run(reach(own, ruleset)))
     row(f"load {elements} elements from nothing", took, floors, "ms; nft -f, four sets and no rule; goal ratio 1.3")
     ownership = plan_ownership(known, api_server=CONFIG.api_server)
+    routes = facts().foreign_routes
+    families = plan_families(known[0], ownership, allowed=CONFIG.endpoint_versions)
     shares: dict[str, Callable[[], object]] = {
-        "zones and rules": lambda: plan_firewall(CONFIG, plan_zones(known, known[0], ownership, facts().foreign_routes)),
+        "zones and rules": lambda: plan_firewall(CONFIG, plan_zones(known, known[0], ownership, routes, families)),
         "diff": lambda: diff({}, ruleset),
         "text of all of it": lambda: render_changes({}, diff({}, ruleset)),
         "diff of what is as it should be": lambda: diff(ruleset, {**ruleset}),

@@ -41,7 +41,7 @@ def against(handler: Handler, work: Callable[[ApiClient], Awaitable[Any]]) -> An
 
 
 async def annotate(api: ApiClient) -> None:
-    table = AnnotationTable(api, NodeName("a"), published=dict, answered=lambda _: None)
+    table = AnnotationTable(api, NodeName("a"), names=(), published=dict, answered=lambda _: None)
     await table.write({"wigglenet/x": "1"})
 
 

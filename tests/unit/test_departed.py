@@ -7,7 +7,7 @@ from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import NodeFacts, NodeUID
 from wigglenet_operator.plan.desired import Plan, plan
 
-A = node("a", pods="10.1.0.0/24", internal="192.0.2.1")
+A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24", internal="192.0.2.2")
 GONE = replace(B, departed=True)
 ANEW = replace(B, uid=NodeUID("anew"), created="2026-03-01T00:00:00Z", public_key=None, pod_cidrs=frozenset(), node_ips=())

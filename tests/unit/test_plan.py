@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, WireGuardKind
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, PodNetworkSource, WireGuardKind
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
@@ -80,7 +80,7 @@ def test_a_node_without_pod_networks_is_a_peer_with_its_addresses() -> None:
 
 
 def test_a_node_without_an_address_is_named() -> None:
-    assert told(A, replace(B, internal_ips=()))[0].startswith("node b: it has a key but no usable address")
+    assert told(A, replace(B, internal_ips=()))[0].startswith("node b: it has a key but no usable IPv4 or IPv6 address")
 
 
 def test_without_annotated_node_ips_the_status_is_enough() -> None:
@@ -243,7 +243,7 @@ def test_without_pod_networks_nothing_is_planned_and_the_reason_is_told() -> Non
     (problem,) = planned.problems
 
     assert (planned.desired, planned.registered) == (None, True)
-    assert "waits until the control plane sets spec.podCIDRs" in problem.text
+    assert "no pod starts until spec.podCIDRs has an IPv4 network and an IPv6 network" in problem.text
 
 
 def test_two_networks_of_a_family_are_one_range_set() -> None:
@@ -256,7 +256,10 @@ def test_two_networks_of_a_family_are_one_range_set() -> None:
 
 
 def test_a_single_stack_node_has_no_default_route_of_the_other_family() -> None:
-    (text,) = desired(replace(A, spec_pod_cidrs=nets("10.1.0.0/24"))).cni.values()
+    single = replace(A, spec_pod_cidrs=nets("10.1.0.0/24"))
+    state = plan(cluster(single), config("a", sources={4: PodNetworkSource.SPEC, 6: PodNetworkSource.NONE}), host("a")).desired
+    assert state
+    (text,) = state.cni.values()
 
     assert json.loads(text)["plugins"][0]["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}]
 
@@ -387,13 +390,13 @@ def test_an_own_network_that_is_refused_withholds_the_cni_file() -> None:
 
     assert desired(A, older).cni == {}
     assert any(
-        "the CNI file is withheld while 10.1.0.0/24 of its spec.podCIDRs cannot be used" in text for text in told(A, older)
+        "the CNI file is withheld while 10.1.0.0/24 of its pod networks cannot be used" in text for text in told(A, older)
     )
     assert json.loads(desired(A, older).annotations["wigglenet/pod-cidrs"]) == ["fd00:1::/64"]
 
 
 def test_a_network_too_small_for_host_local_withholds_the_cni_file() -> None:
-    tiny = replace(A, spec_pod_cidrs=nets("10.1.0.0/31"))
+    tiny = replace(A, spec_pod_cidrs=nets("10.1.0.0/31 fd00:1::/64"))
 
     assert desired(tiny).cni == {}
     assert "host-local needs more than 10.1.0.0/31" in told(tiny)[0]

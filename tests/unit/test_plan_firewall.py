@@ -14,7 +14,15 @@ from tests.builders import cluster, config, host, key, nets, node
 from tests.unit.test_plan_laws import MIXED, NETWORKS, overlap
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState
-from wigglenet_operator.model.facts import ClusterState, DroppingChain, ForeignRoute, HostFacts, IPNetwork, NodeFacts
+from wigglenet_operator.model.facts import (
+    ClusterState,
+    DroppingChain,
+    ForeignRoute,
+    HostFacts,
+    IPNetwork,
+    NodeFacts,
+    PodNetworkSource,
+)
 from wigglenet_operator.model.ruleset import Item, Ruleset
 from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.firewall import Zones, outermost, plan_doors, plan_firewall
@@ -205,11 +213,11 @@ def test_pods_networks_are_those_of_the_control_plane_and_those_that_agents_anno
     assert elements(rules, "pods6") == {"fd00:1::/64", "fd00:4::/64"}
 
 
-def test_a_network_that_this_nodes_own_annotation_adds_is_pods_but_not_own() -> None:
+def test_a_network_that_only_this_nodes_own_annotation_has_is_nobodys() -> None:
     rules = ruleset(replace(A, pod_cidrs=nets("10.9.0.0/24")))
 
     assert elements(rules, "own4") == {"10.1.0.0/24"}
-    assert elements(rules, "pods4") == {"10.1.0.0/24", "10.9.0.0/24"}
+    assert elements(rules, "pods4") == {"10.1.0.0/24"}
 
 
 def test_own_neighbours_are_one_network() -> None:
@@ -365,7 +373,8 @@ def test_firewall_only_needs_no_key_and_no_agent_on_the_others() -> None:
 
 
 def test_firewall_only_waits_for_a_pod_network_as_well() -> None:
-    planned = plan(cluster(replace(A, spec_pod_cidrs=nets(""))), config("a", **EVERYTHING, firewall_only=True), HostFacts())
+    bare = replace(A, spec_pod_cidrs=nets(""), pod_cidrs=nets(""))
+    planned = plan(cluster(bare), config("a", **EVERYTHING, firewall_only=True), HostFacts())
 
     assert planned.desired is None
 
@@ -409,7 +418,8 @@ def test_a_chain_that_drops_a_family_without_own_pods_harms_nobody() -> None:
     chain = DroppingChain(name="ip6 filter FORWARD", versions=frozenset({6}), accepted=frozenset())
     facts = replace(host("a"), dropping_chains=frozenset({chain}))
 
-    assert not plan(cluster(node("a", pods="10.1.0.0/24", internal="192.0.2.1")), config("a"), facts).problems
+    settings = config("a", sources={4: PodNetworkSource.SPEC, 6: PodNetworkSource.NONE})
+    assert not plan(cluster(node("a", pods="10.1.0.0/24", internal="192.0.2.1")), settings, facts).problems
 
 
 @given(MIXED, st.randoms(use_true_random=False), SETTINGS)

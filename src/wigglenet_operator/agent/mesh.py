@@ -1,8 +1,12 @@
-"""What of this node is the mesh's: key, link, routes, peers, settings, CNI file; nothing of it with FIREWALL_ONLY."""
+"""What of this node is not the firewall: key, link, routes, peers, settings, CNI file, and where pod networks are from.
+
+What a mode does not have is looked for all the same, for a former mode may have left it.
+"""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,13 +14,15 @@ from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.keys import KeyFileTable, load_or_create
+from wigglenet_operator.kernel.pod_file import PodFile
+from wigglenet_operator.kernel.ports import NetworkSource
 from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
-from wigglenet_operator.kernel.sysctls import SysctlTable
+from wigglenet_operator.kernel.sysctls import SysctlTable, ip_versions
 from wigglenet_operator.kernel.wg_uapi import DIRECTORY, UapiDevice
 from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
-from wigglenet_operator.model.config import AgentConfig
+from wigglenet_operator.model.config import BOTH, AgentConfig
 from wigglenet_operator.model.desired import RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, WireGuardKind
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PodNetworkSource, WireGuardKind
 from wigglenet_operator.plan.desired import plan_sysctls
 
 log = logging.getLogger(__name__)
@@ -29,13 +35,16 @@ class Mesh:
     def __init__(self, config: AgentConfig, rtnl: Rtnl) -> None:
         """ConfigError if the key cannot be used."""
         self._config, self._rtnl = config, rtnl
-        self._key = load_or_create(Path(config.key_path))
         self._cni = CniFileTable(Path(config.cni_path))
-        if self._cni.forget_last_boot(BOOT_MARKER):
+        if not config.firewall_only and self._cni.forget_last_boot(BOOT_MARKER):
             log.info("removed %s of an earlier boot until this node can take pods", config.cni_path)
-        self._key_file = KeyFileTable(Path(config.key_path), self._key)
-        self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link))
+        self._key = load_or_create(Path(config.key_path)) if config.tunnelled else None
+        self._key_file = KeyFileTable(Path(config.key_path), self._key) if self._key else None
+        self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link), leftover=not config.tunnelled)
         self._peers = PeerTable(self._wireguard)
+        self._sources: dict[PodNetworkSource, NetworkSource] = {}
+        if config.source_path:
+            self._sources[PodNetworkSource.FILE] = PodFile(Path(config.source_path))
 
     @classmethod
     @asynccontextmanager
@@ -45,21 +54,30 @@ class Mesh:
             yield cls(config, rtnl)
 
     def tables(self) -> Tables:
-        """By the names of STEPS."""
-        return {
-            "key": self._key_file,
+        """By the names of STEPS; of a tunnel that is no longer wanted those whose removal takes the others along."""
+        tables: Tables = {
             "closed": RouteTable(self._rtnl, RouteKind.CLOSED),
             "device": DeviceTable(self._wireguard, self._key),
-            "link": LinkTable(self._rtnl),
-            "sysctls": SysctlTable(plan_sysctls(self._config), self._rtnl.advertised),
-            "addresses": AddressTable(self._rtnl),
-            "peers": self._peers,
-            "routes": RouteTable(self._rtnl, RouteKind.TUNNEL),
             "cni": self._cni,
         }
+        if self._key_file:
+            tables = {
+                **tables,
+                "key": self._key_file,
+                "link": LinkTable(self._rtnl),
+                "addresses": AddressTable(self._rtnl),
+                "peers": self._peers,
+                "routes": RouteTable(self._rtnl, RouteKind.TUNNEL),
+            }
+        if not self._config.firewall_only:
+            sysctls = plan_sysctls(self._config, BOTH)
+            tables = {**tables, "sysctls": SysctlTable(sysctls, self._rtnl.advertised)}
+        return tables
 
     def started(self) -> str:
         """What it begins with, for the start-up line."""
+        if not self._key:
+            return "none, firewall only" if self._config.firewall_only else "none, native routing"
         holder, could = self._wireguard.facts()
         if self._config.wireguard is None and holder is WireGuardKind.USERSPACE and not could:
             log.warning(
@@ -76,22 +94,34 @@ class Mesh:
             changed()
 
         ours = {Path(path).parent for path in (self._config.cni_path, self._config.key_path)} | {DIRECTORY}
-        return [monitor.watch(moved), monitor.watch_files(ours, moved), self._peers.keep_primed()]
+        follow = [source.follow(changed) for source in self._sources.values()]
+        return [monitor.watch(moved), monitor.watch_files(ours, moved), self._peers.keep_primed(), *follow]
 
     async def look(self, cluster: ClusterState) -> HostFacts:
         """What the plan must know of this node; KernelError if it cannot be read."""
-        addresses = {a for n in cluster.nodes for a in n.internal_ips + n.external_ips + n.node_ips}
+        others = {n for n in cluster.nodes if self._key or n.name == self._config.node_name}
+        addresses = {a for n in others for a in _addresses(n)}
         paths, default = await self._rtnl.path_mtus(addresses)
-        holder, could = self._wireguard.facts()
+        holder, could = self._wireguard.facts() if self._key else (None, False)
         link = self._rtnl.own_link()
+        found = await self._rtnl.global_addresses(self._config.node_ip_links)
         return HostFacts(
-            public_key=self._key.public,
+            public_key=self._key.public if self._key else None,
+            versions=ip_versions(),
+            offers={source: adapter.offer() for source, adapter in self._sources.items()},
+            node_ips=tuple(dict.fromkeys(sorted(chain.from_iterable(found.values()), key=lambda a: (a.version, a)))),
+            missing_links=self._config.node_ip_links - found.keys(),
             path_mtus=paths,
             default_mtu=default,
             wireguard=holder,
             earlier_cni=self._cni.earlier(),
-            stored_key=self._key_file.stored,
+            stored_key=self._key_file.stored if self._key_file else None,
             link_index=link.index if link else 0,
             foreign_routes=self._rtnl.foreign_routes(),
             kernel_wireguard=could,
         )
+
+
+def _addresses(node: NodeFacts) -> tuple[IPAddress, ...]:
+    endpoint = (node.endpoint[0],) if node.endpoint else ()
+    return (*node.internal_ips, *node.external_ips, *node.node_ips, *endpoint)

@@ -8,7 +8,7 @@ from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import ClusterState, HostFacts
+from wigglenet_operator.model.facts import ClusterState, HostFacts, WireGuardKind
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
 from wigglenet_operator.plan.repairs import hold_back
@@ -40,12 +40,12 @@ class Reconciler:
             return WAITING
         actual = await observe(self._tables)
         host = await self._look(cluster)
-        planned = plan(cluster, self._config, host)
+        planned = plan(cluster, self._config, host, self._memory.networks)
         if planned.desired is None:
             return TurnReport(
                 steps=await withdraw(self._tables, actual),
                 problems=planned.problems,
-                wireguard=host.wireguard.value,
+                wireguard=_name(host.wireguard),
                 waiting=True,
                 registered=planned.registered,
             )
@@ -58,7 +58,9 @@ class Reconciler:
         assert planned.desired  # noqa: S101 - turn() has looked
         now, unix_now = self._clock()
         readable = {name: table for name, table in actual.items() if not isinstance(table, WigglenetError)}
-        desired, memory = settle(planned.desired, readable, self._memory, times=(now, unix_now))
+        before = replace(self._memory, networks=self._memory.networks | planned.networks)
+        times = (now, unix_now)
+        desired, memory = settle(planned.desired, readable, before, tunnelled=self._config.tunnelled, times=times)
         wanted = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
         allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now)
         unreadable = {n: t for n, t in actual.items() if isinstance(t, WigglenetError)}
@@ -71,6 +73,7 @@ class Reconciler:
         before = {ident: repair for ident, repair in old.repairs.items() if ident.table in failed}
         written = {ident: repair for ident, repair in memory.repairs.items() if ident.table not in failed}
         self._memory = Memory(
+            networks=memory.networks,
             sightings=old.sightings if "peers" in failed else memory.sightings,
             orphans=old.orphans if "closed" in failed else memory.orphans,
             repairs={**before, **written},
@@ -86,9 +89,13 @@ class Reconciler:
         return TurnReport(
             steps=steps,
             problems=planned.problems | fought,
-            wireguard=host.wireguard.value,
+            wireguard=_name(host.wireguard),
             mtu=next((link.mtu for link in planned.desired.link.values()), None),
             peers=len(wanted),
             handshaken=met,
             contested=planned.contested,
         )
+
+
+def _name(kind: WireGuardKind | None) -> str:
+    return kind.value if kind else "none"

@@ -35,6 +35,7 @@ from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, Version
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.desired import IDENTITY, STATUS
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_SECONDS = 1.0
@@ -45,7 +46,7 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
     """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start, KernelError if another agent is at work."""
     async with AsyncExitStack() as stack:
         stack.enter_context(only_agent(config.link))
-        mesh = None if config.firewall_only else await stack.enter_async_context(Mesh.opened(config))
+        mesh = await stack.enter_async_context(Mesh.opened(config))
         api = await stack.enter_async_context(access.client())
         watch = stack.enter_context(closing(NftWatch()))
         await _Agent(config, mesh, watch, api, access).serve()
@@ -71,7 +72,7 @@ def only_agent(link: str) -> socket.socket:
 class _Agent:
     """The parts of one agent and how they call each other."""
 
-    def __init__(self, config: AgentConfig, mesh: Mesh | None, watch: NftWatch, api: ApiClient, access: ApiAccess) -> None:
+    def __init__(self, config: AgentConfig, mesh: Mesh, watch: NftWatch, api: ApiClient, access: ApiAccess) -> None:
         self._config, self._mesh, self._access = config, mesh, access
         self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._here = asyncio.get_running_loop()
@@ -84,10 +85,10 @@ class _Agent:
             services=partial(list_service_ranges, api),
             renew=self._operator.renew,
         )
-        annotations = AnnotationTable(api, config.node_name, published=self._published, answered=self._put)
-        tables: Tables = {"firewall": self._firewall, "leftovers": LeftoverTable()}
-        if mesh:
-            tables = {**mesh.tables(), **tables, "annotations": annotations}
+        names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
+        annotations = AnnotationTable(api, config.node_name, names=names, published=self._published, answered=self._put)
+        own: Tables = {"firewall": self._firewall, "leftovers": LeftoverTable(), "annotations": annotations}
+        tables = {**mesh.tables(), **own}
         self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
         self._contested: frozenset[Problem] = frozenset()
         self._teller = Teller(version=__version__, published=self._published, write=annotations.write)
@@ -97,11 +98,10 @@ class _Agent:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._here.add_signal_handler(number, stopped.set)
-        holder = self._mesh.started() if self._mesh else "none, firewall only"
         log.info(
             "started version=%s node=%s masquerade=%s filter=%s network_policy=not-yet mesh=%s",
             *(__version__, self._config.node_name, _versions(self._config.masqueraded)),
-            *(_versions(self._config.filtered), holder),
+            *(_versions(self._config.filtered), self._mesh.started()),
         )
         async with asyncio.TaskGroup() as group:
             work = [
@@ -110,9 +110,10 @@ class _Agent:
                 monitor.watch_files([self._access.directory], self._rotated),
                 self._firewall.watch(self.loop.request),
                 self.loop.run(),
+                *self._mesh.work(self.loop.request),
             ]
-            if self._mesh:
-                work += [*self._mesh.work(self.loop.request), self._teller.keep_status()]
+            if not self._config.firewall_only:
+                work.append(self._teller.keep_status())
             tasks = [group.create_task(coroutine) for coroutine in work]
             await stopped.wait()
             log.info("stopping; links, routes, firewall and the CNI file stay")
@@ -145,7 +146,7 @@ class _Agent:
         return self.store.published(self._config.node_name)
 
     async def _look(self, cluster: ClusterState) -> HostFacts:
-        host = await self._mesh.look(cluster) if self._mesh else HostFacts()
+        host = await self._mesh.look(cluster)
         return replace(host, dropping_chains=await self._others.dropping())
 
     def _rotated(self) -> None:

@@ -26,8 +26,8 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
         if step.table not in tables:
             continue
         changes = differences[step.table]
-        before = tuple(done) if step.needs == ("*",) else step.needs
-        failed = next((name for name in before if done[name].failed), None)
+        before = done.keys() if step.needs == ("*",) else done.keys() & set(step.needs)
+        failed = next((name for name in done if name in before and done[name].failed), None)
         if failed and step.needs == ("*",) and isinstance(changes, Changes):
             taking_back: Changes[Any, Any] = Changes(add={}, change={}, was={}, remove=changes.remove)  # waits for nothing
             await _step(tables[step.table], taking_back)

@@ -1,13 +1,13 @@
 """What every adapter offers: a table that can be read as it is and changed by a difference."""
 
-from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
-from wigglenet_operator.model.facts import IPNetwork, PublicKey
+from wigglenet_operator.model.facts import IPNetwork, Offer, PublicKey
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -44,6 +44,18 @@ class PeerOrder:
     """Forget a preshared key."""
     allow: Sequence[IPNetwork] = ()
     """Allowed IPs that it gets in addition; each is taken, in the same instant, from the peer that had it."""
+
+
+class NetworkSource(Protocol):
+    """Where pod networks are from, apart from the cluster."""
+
+    def offer(self) -> Offer:
+        """What it says now; never raises."""
+        ...
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever that may be something else, for ever."""
+        ...
 
 
 class WireGuard(Protocol):

@@ -16,13 +16,31 @@ KERNELS = frozenset({"1", "2"})
 """Values of accept_ra with which the kernel listens to router advertisements; at 0 somebody else may."""
 
 
+IPV6_OFF = ("net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6")
+"""Settings that take IPv6 off every link, or off each new one; without them the kernel has no IPv6."""
+
+
+def settings_below(root: Path) -> Path:
+    """Where this node's `/proc/sys` can be written."""
+    return root / WRITABLE if (root / WRITABLE).is_dir() else root / "proc/sys"
+
+
+def ip_versions(root: Path = Path("/")) -> frozenset[int]:
+    """What the kernel serves here: links of pods, and ours, would have no IPv6 where it is disabled."""
+    try:
+        off = any((settings_below(root) / name).read_text().strip() != "0" for name in IPV6_OFF)
+    except OSError:
+        off = True
+    return frozenset({4} if off else {4, 6})
+
+
 class SysctlTable:
     """The settings that a plan may name, and accept_ra of links whose default route a router advertisement made."""
 
     def __init__(self, names: Iterable[str], advertised: Callable[[], Iterable[str]], root: Path = Path("/")) -> None:
         """`advertised` tells those links by name."""
         self._names, self._advertised = tuple(names), advertised
-        self._settings = root / WRITABLE if (root / WRITABLE).is_dir() else root / "proc/sys"
+        self._settings = settings_below(root)
 
     async def observe(self) -> dict[str, str]:
         """Value by path; a setting that does not exist (its link is missing) is not in it."""

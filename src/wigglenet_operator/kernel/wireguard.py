@@ -33,10 +33,11 @@ PRIMED_A_SECOND = 200
 class WireGuardLink:
     """Our link, as WireGuard."""
 
-    def __init__(self, rtnl: Rtnl, wanted: WireGuardKind | None, userspace: UapiDevice) -> None:
-        """`wanted` decides only where there is no link; None: the kernel's if it has one."""
+    def __init__(self, rtnl: Rtnl, wanted: WireGuardKind | None, userspace: UapiDevice, *, leftover: bool = False) -> None:
+        """`wanted` decides only where there is no link; None: the kernel's if it has one. `leftover`: none shall be."""
         self.rtnl = rtnl
         self._wanted = wanted
+        self._leftover = leftover
         self._devices: dict[WireGuardKind, WireGuard] = {
             WireGuardKind.KERNEL: NetlinkDevice(rtnl.link),
             WireGuardKind.USERSPACE: userspace,
@@ -55,6 +56,8 @@ class WireGuardLink:
     def existing(self) -> WireGuard | None:
         """Our device; None if there is none yet and it is for us to make. KernelError for a link that is no WireGuard."""
         link = self.rtnl.own_link()
+        if self._leftover and (link is None or link.kind not in HOLDERS):
+            return None
         if link is None:
             maker = self._maker()
             return None if maker is WireGuardKind.KERNEL else self._devices[maker]
@@ -95,7 +98,8 @@ class WireGuardLink:
 class DeviceTable:
     """Key, port and mark of the device."""
 
-    def __init__(self, link: WireGuardLink, key: PrivateKey) -> None:
+    def __init__(self, link: WireGuardLink, key: PrivateKey | None) -> None:
+        """`key` is not needed to remove it."""
         self._link = link
         self._key = key
 
@@ -111,6 +115,7 @@ class DeviceTable:
         implementation ends with its link.
         """
         for wanted in changes.put.values():
+            assert self._key  # noqa: S101 - nobody wants a device without one
             await (await self._link.made()).write_device(wanted, self._key.raw)
         for _ in changes.remove:
             device = self._link.existing()

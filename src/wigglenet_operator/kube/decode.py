@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
@@ -14,10 +15,16 @@ from wigglenet_operator.kube.schema import LONGEST_NAME, Metadata, Spec, Status
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, PublicKey
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAMED
-from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY
+from wigglenet_operator.plan.desired import ENDPOINT, NODE_IPS, POD_CIDRS, PUBLIC_KEY
 
 PREFIX = "wigglenet/"
 KEY_BYTES = 32
+PORTS = 65535
+ENDPOINT_TEXT = re.compile(
+    r"(?:\[(?P<six>[^\[\]]*:[^\[\]]*)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[^\[\]:]*:[^\[\]:]*:[^\[\]]*)",
+    re.ASCII,
+)
+"""An address in brackets or IPv4, and its port; or IPv6 alone."""
 SHOWN = 60
 """Characters of a bad value that a problem repeats."""
 MOST = 256
@@ -54,6 +61,7 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
         public_key=next(iter(reader.each(_present(notes, PUBLIC_KEY), decode_public_key, of=PUBLIC_KEY)), None),
         pod_cidrs=frozenset(reader.each(reader.json_list(notes, POD_CIDRS), decode_network, of=POD_CIDRS)),
         node_ips=reader.each(reader.json_list(notes, NODE_IPS), decode_address, of=NODE_IPS),
+        endpoint=next(iter(reader.each(_present(notes, ENDPOINT), decode_endpoint, of=ENDPOINT)), None),
         annotations=_prefixed(notes) if metadata.name == own else (),
         problems=tuple(reader.problems),
     )
@@ -96,6 +104,18 @@ def decode_address(text: str) -> IPAddress:
     if address.version == 6 and address.ipv4_mapped:
         raise ValueError("it is IPv4-mapped; write it as IPv4")
     return address
+
+
+def decode_endpoint(text: str) -> tuple[IPAddress, int | None]:
+    """`a.b.c.d`, `a.b.c.d:port`, `v6`, `[v6]` or `[v6]:port`, no names; ValueError otherwise."""
+    found = ENDPOINT_TEXT.fullmatch(text)
+    if found is None:
+        raise ValueError("write it as 192.0.2.1, 192.0.2.1:24601, 2001:db8::1 or [2001:db8::1]:24601")
+    address = decode_address(found["six"] or found["four"] or found["bare"])
+    port = int(found["port"]) if found["port"] else None
+    if port is not None and not 0 < port <= PORTS:
+        raise ValueError(f"a port is 1-{PORTS}")
+    return address, port
 
 
 def _without_zone(text: str) -> str:

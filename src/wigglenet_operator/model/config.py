@@ -1,12 +1,15 @@
 """What the administrator says, checked; made by `settings`, read by everybody."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeName, WireGuardKind
+from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeName, PodNetworkSource, WireGuardKind
 
-OVERHEAD = 80
-"""Bytes that WireGuard adds over IPv6: 40 IPv6 + 8 UDP + 32 WireGuard (wireguard.com/papers, section 5.4.6)."""
+OVERHEAD = {4: 60, 6: 80}
+"""Bytes that WireGuard adds, by the IP version of endpoints: 20 or 40 IP + 8 UDP + 32 WireGuard (its paper, section 5.4.6)."""
+BOTH = frozenset({4, 6})
+"""The IP versions."""
 MIN_MTU = 1280
 """Below it the kernel takes IPv6 off a link (RFC 8200, section 5)."""
 
@@ -24,6 +27,18 @@ class AgentConfig:
     cni_path: PurePath
     wireguard: WireGuardKind | None
     """None: the kernel's if it has one."""
+    sources: Mapping[int, PodNetworkSource] = field(default_factory=lambda: dict.fromkeys((4, 6), PodNetworkSource.SPEC))
+    """By IP version, where this node's pod networks are from."""
+    source_path: PurePath | None = None
+    """Of the file, if that is a source."""
+    node_ip_links: frozenset[str] = frozenset()
+    """Links whose global addresses are announced as this node's, too."""
+    endpoint_versions: frozenset[int] = BOTH
+    """IP versions that carry the tunnel."""
+    keepalive: int = 0
+    """Seconds between persistent keepalives to each peer, 0 = off."""
+    native: frozenset[int] = frozenset()
+    """IP versions in which the underlay knows the way to every pod."""
     masqueraded: frozenset[int] = frozenset()
     """IP versions in which packets of own pods to the world get this node's address."""
     filtered: frozenset[int] = frozenset()
@@ -34,3 +49,13 @@ class AgentConfig:
     """Whether another plugin makes the pod network: nothing but the firewall is this agent's."""
     api_server: IPAddress | None
     """KUBERNETES_SERVICE_HOST where it is an address; no pod network may hold it."""
+
+    @property
+    def tunnelled(self) -> frozenset[int]:
+        """IP versions in which pods of other nodes are reached through the tunnel; without one there is no tunnel."""
+        return frozenset() if self.firewall_only else BOTH - self.native
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that the tunnel adds at most; by the settings alone, so that no Node that joins changes it."""
+        return max((OVERHEAD[version] for version in self.endpoint_versions), default=0) if self.tunnelled else 0

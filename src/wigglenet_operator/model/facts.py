@@ -50,6 +50,8 @@ class NodeFacts:
     """Annotation wigglenet/pod-cidrs: what the node's agent routes to its pods."""
     node_ips: tuple[IPAddress, ...] = ()
     """Annotation wigglenet/node-ips."""
+    endpoint: tuple[IPAddress, int | None] | None = None
+    """Annotation wigglenet/endpoint, an administrator's: address and UDP port, None for the usual one."""
     annotations: tuple[tuple[str, str], ...] = ()
     """The own Node's `wigglenet/` annotations as they are, sorted; empty for every other Node."""
     problems: tuple[Problem, ...] = ()
@@ -91,6 +93,24 @@ class DroppingChain:
     """Sources and destinations that a rule accepts, there or in a chain that it calls."""
 
 
+class PodNetworkSource(Enum):
+    """Where a node's pod networks of one family are from."""
+
+    NONE = "none"
+    SPEC = "spec"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a source outside of the cluster says."""
+
+    networks: frozenset[IPNetwork] = frozenset()
+    """Of any family, as they are written there; empty with a problem, and may be so without."""
+    problem: Problem | None = None
+    """Why it cannot be used."""
+
+
 class WireGuardKind(Enum):
     """Who implements WireGuard."""
 
@@ -103,13 +123,21 @@ class HostFacts:
     """What the plan must know of the node that it is for."""
 
     public_key: PublicKey | None = None
-    """None: this node is no part of the mesh, and nothing else here is known either."""
+    """None without a tunnel."""
+    versions: frozenset[int] = frozenset({4, 6})
+    """IP versions that the kernel serves."""
+    offers: Mapping[PodNetworkSource, Offer] = field(default_factory=dict)
+    """What the configured sources outside of the cluster say."""
+    node_ips: tuple[IPAddress, ...] = ()
+    """Global addresses of the links whose addresses are announced, IPv4 first, ascending."""
+    missing_links: frozenset[str] = frozenset()
+    """Those of these links that are not there."""
     path_mtus: Mapping[IPAddress, int] = field(default_factory=dict)
     """Bytes that fit through the route to an address; an address without a route is not in it."""
     default_mtu: int | None = None
     """Bytes that fit through the underlay while there is no peer to ask for; None if nothing tells."""
-    wireguard: WireGuardKind = WireGuardKind.KERNEL
-    """Who holds our link or, without one, would hold it."""
+    wireguard: WireGuardKind | None = WireGuardKind.KERNEL
+    """Who holds our link or, without one, would hold it; None without a tunnel."""
     earlier_cni: frozenset[str] = frozenset()
     """Paths of CNI configurations of others that sort before ours."""
     stored_key: PublicKey | None = None

@@ -52,7 +52,7 @@ class TurnReport:
     steps: Mapping[str, StepReport]
     problems: frozenset[Problem]
     wireguard: str = ""
-    """`kernel` or `userspace`."""
+    """`kernel`, `userspace` or `none`."""
     mtu: int | None = None
     peers: int = 0
     """Peers that are wanted."""

@@ -9,7 +9,7 @@ address".
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
@@ -24,6 +24,7 @@ NOT_UNICAST: tuple[IPNetwork, ...] = (
 """Unspecified, loopback, IPv4-mapped, link-local, multicast and reserved (RFC 6890; RFC 4291, section 2.4)."""
 SHORTEST = {4: 8, 6: 16}
 """Prefixes of a node's network: shorter ones would take a large part of the Internet away from every pod."""
+NO_UNICAST = "it is not, or not only, global unicast"
 NAMED = 5
 """Bad values of one field of one Node that are named one by one; an annotation has room for 20,000."""
 NAME_SHOWN = 100
@@ -71,6 +72,15 @@ class Ownership:
     accepted: frozenset[tuple[NodeUID, bool, IPNetwork]]
     """(node, whether for pods, network); an address is a /32 or /128."""
     problems: frozenset[Problem]
+    owned: Mapping[int, "_Owned"] = field(default_factory=dict, compare=False)
+    """All that was accepted, by IP version."""
+
+    def refused_endpoint(self, address: IPAddress) -> str:
+        """Why packets of the tunnel cannot go to an address that nobody claims; empty if they can."""
+        if any(address in network for network in NOT_UNICAST):
+            return NO_UNICAST
+        holder = self.owned[address.version].holder(int(address))
+        return f"it lies in a pod network of node {holder.name[:NAME_SHOWN]}" if holder and holder.for_pods else ""
 
     def pod_networks(self, uid: NodeUID, networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
         """Those of a Node's pod networks that were accepted."""
@@ -87,6 +97,11 @@ class _Owned:
     def __init__(self) -> None:
         self.lasts: list[int] = []
         self.claims: list[Claim] = []
+
+    def holder(self, address: int) -> Claim | None:
+        """The accepted claim that has the address, if any."""
+        at = bisect_left(self.lasts, address)
+        return self.claims[at] if at < len(self.claims) and self.claims[at].first <= address else None
 
     def rival(self, claim: Claim) -> Claim | None:
         """The accepted claim of another Node or purpose that overlaps, if any; else the claim is accepted."""
@@ -119,7 +134,7 @@ def plan_ownership(
             accepted.add((claim.uid, claim.for_pods, network))
         elif not claim.past:  # there is nothing to mend
             refused.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
-    return Ownership(accepted=frozenset(accepted), problems=frozenset(_named(refused)))
+    return Ownership(accepted=frozenset(accepted), problems=frozenset(_named(refused)), owned=owned)
 
 
 def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[Problem]:
@@ -153,7 +168,7 @@ def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None, 
     if network.prefixlen == 0:
         return "a default route belongs to nobody"
     if any(_overlap(claim, n) for n in NOT_UNICAST):
-        return "it is not, or not only, global unicast"
+        return NO_UNICAST
     if network.prefixlen < SHORTEST[network.version]:
         return f"it is too large for one node; the shortest prefix is /{SHORTEST[network.version]}"
     if claim.for_pods and api_server is not None and api_server in network:

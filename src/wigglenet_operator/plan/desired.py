@@ -1,7 +1,7 @@
 """The whole plan: cluster, configuration and host facts in, one DesiredState and everything that is wrong out."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -11,6 +11,7 @@ from wigglenet_operator.model.desired import DesiredState, Device, Link, RouteKe
 from wigglenet_operator.model.facts import (
     ClusterState,
     HostFacts,
+    IPAddress,
     IPNetwork,
     NodeFacts,
     NodeName,
@@ -20,11 +21,12 @@ from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.firewall import plan_dropped, plan_firewall, plan_zones
-from wigglenet_operator.plan.pod_networks import collapsed, plan_gateways, plan_own_networks, plan_remote_networks
+from wigglenet_operator.plan.pod_networks import OwnNetworks, collapsed, plan_gateways, plan_node_networks, plan_sources
 from wigglenet_operator.plan.repairs import Repairs
 from wigglenet_operator.plan.routes import keep_closed, plan_bypassed, plan_closed_routes, plan_tunnel_routes
 from wigglenet_operator.plan.tunnel import (
     Sighting,
+    plan_families,
     plan_members,
     plan_mtu,
     plan_peers,
@@ -37,6 +39,7 @@ MIN_ADDRESSES = 4
 PUBLIC_KEY = "wigglenet/public-key"
 NODE_IPS = "wigglenet/node-ips"
 POD_CIDRS = "wigglenet/pod-cidrs"
+ENDPOINT = "wigglenet/endpoint"
 STATUS = "wigglenet/status"
 IDENTITY = frozenset({PUBLIC_KEY, NODE_IPS, POD_CIDRS})
 """The annotations that are reconciled; others with our prefix are an administrator's."""
@@ -88,69 +91,97 @@ class Plan:
     """Whether this node has a Node object to tell anything on."""
     contested: frozenset[Problem] = frozenset()
     """Those of the problems that a Node leads to which may be gone without anybody having told."""
+    networks: frozenset[IPNetwork] = frozenset()
+    """This node's pod networks."""
 
 
-def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts) -> Plan:
-    """Total: any cluster gives a plan, a bad Node costs that Node only."""
+def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork] = ()) -> Plan:
+    """Total: any cluster gives a plan, a bad Node costs that Node only. `earlier`: own networks of plans before."""
     nodes = _known_by_name(cluster)
     decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values() if not n.departed))
-    own = nodes.get(config.node_name)
-    if own is None or own.departed:
+    found = nodes.get(config.node_name)
+    if found is None or found.departed:
         text = "this agent's own Node is not there; everything stays as it is until it is, but no pod starts"
         problem = Problem(subject=f"node {config.node_name}", text=text)
         return Plan(desired=None, problems=decoded | {problem}, registered=False)
-    if not own.spec_pod_cidrs:
-        text = "it has no pod network; everything waits until the control plane sets spec.podCIDRs (--allocate-node-cidrs)"
-        return Plan(desired=None, problems=decoded | {Problem(subject=f"node {own.name}", text=text)})
+    sourced = plan_sources(found, config, host, earlier)
+    if not sourced.all:
+        return Plan(desired=None, problems=decoded | sourced.problems)
+    own = nodes[found.name] = _as_this_agent_says(found, sourced, host)
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
-    networks = plan_own_networks(own, ownership)
-    firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes))
-    dropped = plan_dropped(host.dropping_chains, networks)
-    key = host.public_key
-    if config.firewall_only or key is None:
-        problems = decoded | ownership.problems | dropped
+    networks = plan_node_networks(own, ownership)
+    families = plan_families(own, ownership, allowed=config.endpoint_versions)
+    firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes, families))
+    problems = decoded | ownership.problems | plan_dropped(host.dropping_chains, networks)
+    if config.firewall_only:
         return Plan(desired=DesiredState(firewall=firewall), problems=problems, contested=ownership.problems)
+    tunnelled = config.tunnelled & host.versions
     others = [n for n in nodes.values() if n is not own]
-    members = plan_members(others, own, own_key=key)
-    peers, unreachable = plan_peers(members.by_key, own, ownership, port=config.port)
+    members = plan_members(others, own, own_key=host.public_key)
+    peers, unreachable = plan_peers(members.by_key, ownership, families, config)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
-    unfit = _unfit_for_pods(own, networks, ownership)
-    routed = chain.from_iterable(plan_remote_networks(members.by_key[key], ownership) for key in peers)
-    announced = chain.from_iterable(plan_remote_networks(n, ownership) for n in others)
-    tunnel = plan_tunnel_routes(routed)
+    unfit = _unfit_for_pods(own, sourced, ownership, host) | sourced.problems
+    new = collapsed(ownership.pod_networks(own.uid, sourced.new))
+    routed = chain.from_iterable(plan_node_networks(members.by_key[key], ownership) for key in peers)
+    announced = chain.from_iterable(plan_node_networks(n, ownership) for n in nodes.values())
     desired = DesiredState(
-        key={str(config.key_path): host.stored_key or key},
-        sysctls=plan_sysctls(config),
-        closed=plan_closed_routes(chain(networks, announced)),
-        device={config.link: Device(public_key=key, port=config.port)},
-        link={config.link: Link(mtu=mtu)},
-        addresses=plan_gateways(networks),
-        annotations=plan_annotations(key, networks),
-        peers=peers,
-        routes=tunnel,
+        sysctls=plan_sysctls(config, host.versions),
+        annotations=plan_annotations(host.public_key, own.node_ips, networks),
         firewall=firewall,
-        cni={} if unfit else {str(config.cni_path): render_conflist(networks, mtu=mtu)},
+        cni={} if unfit else {str(config.cni_path): render_conflist(new, mtu=mtu)},
     )
-    problems = decoded | ownership.problems | members.problems | unreachable | mtu_problems | unfit
-    problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, tunnel)
-    problems |= _replaced_key(config, host) | dropped
-    return Plan(desired=desired, problems=problems, contested=ownership.problems | members.problems)
+    if host.public_key is not None:
+        desired = replace(
+            desired,
+            key={str(config.key_path): host.stored_key or host.public_key},
+            closed=plan_closed_routes(n for n in announced if n.version in tunnelled),
+            device={config.link: Device(public_key=host.public_key, port=config.port)},
+            link={config.link: Link(mtu=mtu)},
+            addresses=plan_gateways(n for n in networks if n.version in tunnelled),
+            peers=peers,
+            routes=plan_tunnel_routes(n for n in routed if n.version in tunnelled),
+        )
+    problems |= members.problems | unreachable | mtu_problems | unfit | _missing_links(host)
+    problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, desired.routes)
+    return Plan(
+        desired=desired,
+        problems=problems | _replaced_key(config, host),
+        contested=ownership.problems | members.problems,
+        networks=frozenset(networks),
+    )
 
 
-def plan_sysctls(config: AgentConfig) -> dict[str, str]:
+def plan_sysctls(config: AgentConfig, versions: frozenset[int]) -> dict[str, str]:
     """What a router of pods needs, by path below /proc/sys (kernel: Documentation/networking/ip-sysctl.rst)."""
-    loose = "2"  # strict would drop what comes by the tunnel with a node's source address
-    rp_filter = f"net/ipv4/conf/{config.link}/rp_filter"
-    return {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", rp_filter: loose}
+    if config.firewall_only:
+        return {}
+    wanted = {"net/ipv4/ip_forward": "1"}
+    if 6 in versions:
+        wanted["net/ipv6/conf/all/forwarding"] = "1"
+    if config.tunnelled:  # strict would drop what comes by the tunnel with a node's source address
+        wanted[f"net/ipv4/conf/{config.link}/rp_filter"] = "2"
+        if 6 in versions & config.tunnelled:
+            wanted[f"net/ipv6/conf/{config.link}/disable_ipv6"] = "0"
+    return wanted
 
 
-def plan_annotations(key: PublicKey, networks: Iterable[IPNetwork]) -> dict[str, str]:
-    """What the other nodes must know of this one, compact JSON."""
+def plan_annotations(key: PublicKey | None, node_ips: Iterable[IPAddress], networks: Iterable[IPNetwork]) -> dict[str, str]:
+    """What the other nodes must know of this one, compact JSON; the key only where there is a tunnel."""
     return {
-        PUBLIC_KEY: key,
-        NODE_IPS: "[]",
-        POD_CIDRS: json.dumps([str(n) for n in collapsed(networks)], separators=(",", ":")),
+        **({PUBLIC_KEY: key} if key else {}),
+        NODE_IPS: _json(node_ips),
+        POD_CIDRS: _json(collapsed(networks)),
     }
+
+
+def _json(values: Iterable[object]) -> str:
+    return json.dumps([*map(str, values)], separators=(",", ":"))
+
+
+def _as_this_agent_says(own: NodeFacts, sourced: OwnNetworks, host: HostFacts) -> NodeFacts:
+    """The own Node with what its annotations are about to be: what it is given counts, not what somebody wrote there."""
+    said = own.inherited - set(AGENT_FIELDS)
+    return replace(own, public_key=host.public_key, pod_cidrs=sourced.all, node_ips=host.node_ips, inherited=said)
 
 
 def _known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
@@ -175,17 +206,26 @@ def _completed(node: NodeFacts, before: NodeFacts) -> NodeFacts:
     return replace(node, **inherited, inherited=frozenset(inherited))
 
 
-def _unfit_for_pods(own: NodeFacts, networks: Iterable[IPNetwork], ownership: Ownership) -> frozenset[Problem]:
+def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, host: HostFacts) -> frozenset[Problem]:
     """Why this node may not take pods; empty if it may. A family that is missing would go unnoticed in each pod."""
-    refused = own.spec_pod_cidrs - ownership.pod_networks(own.uid, own.spec_pod_cidrs)
-    small = [n for n in networks if n.num_addresses < MIN_ADDRESSES]
-    if refused:
-        text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its spec.podCIDRs cannot be used"
+    usable = ownership.pod_networks(own.uid, sourced.new)
+    small = [n for n in collapsed(usable) if n.num_addresses < MIN_ADDRESSES]
+    unserved = {n.version for n in usable} - host.versions
+    if refused := sourced.new - usable:
+        text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its pod networks cannot be used"
+    elif unserved:
+        text = "the CNI file is withheld: IPv6 is disabled on this node (net.ipv6.conf.all.disable_ipv6, .default.disable_ipv6)"
+        text += "; enable it, or set POD_CIDR_SOURCE_IPV6=none"
     elif small:
-        text = f"the CNI file is withheld: host-local needs more than {small[0]}; let the control plane give a larger network"
+        text = f"the CNI file is withheld: host-local needs more than {small[0]}; give it a larger network"
     else:
         return frozenset()
     return frozenset({Problem(subject=f"node {own.name}", text=text)})
+
+
+def _missing_links(host: HostFacts) -> frozenset[Problem]:
+    text = "it is not there, so its addresses are not announced; make it, or take it out of NODE_IP_INTERFACES"
+    return frozenset(Problem(subject=f"link {name}", text=text) for name in host.missing_links)
 
 
 def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
@@ -206,15 +246,22 @@ def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
 class Memory:
     """What no kernel can tell a turn: when something was seen for the first time. Losing it costs time, nothing else."""
 
+    networks: frozenset[IPNetwork] = frozenset()
+    """That were this node's pods': one may start late."""
     sightings: Mapping[PublicKey, Sighting] = field(default_factory=dict)
     orphans: Mapping[RouteKey, float] = field(default_factory=dict)
     repairs: Repairs = field(default_factory=dict)
 
 
 def settle(
-    desired: DesiredState, actual: Mapping[str, Mapping[Any, Any]], memory: Memory, *, times: tuple[float, float]
+    desired: DesiredState,
+    actual: Mapping[str, Mapping[Any, Any]],
+    memory: Memory,
+    *,
+    tunnelled: Collection[int],
+    times: tuple[float, float],
 ) -> tuple[DesiredState, Memory]:
-    """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes linger.
+    """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes of a tunnel linger.
 
     Where the default route comes from router advertisements, which a router does not listen to, this one does.
 
@@ -223,7 +270,8 @@ def settle(
     """
     now, unix_now = times
     peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)
-    closed, orphans = keep_closed(desired.closed, actual.get("closed", {}), memory.orphans, now=now)
+    there = {key: route for key, route in actual.get("closed", {}).items() if not route.ours or key.to.version in tunnelled}
+    closed, orphans = keep_closed(desired.closed, there, memory.orphans, now=now)
     listening = {name: "2" for name in actual.get("sysctls", {}) if name.endswith("accept_ra")}
     settled = replace(desired, peers=peers, closed=closed, sysctls={**desired.sysctls, **listening})
     return settled, replace(memory, sightings=sightings, orphans=orphans)

@@ -15,8 +15,8 @@ from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwor
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
 from wigglenet_operator.plan.claims import Ownership
-from wigglenet_operator.plan.pod_networks import plan_own_networks
-from wigglenet_operator.plan.tunnel import families_of, plan_node_addresses
+from wigglenet_operator.plan.pod_networks import VETH, plan_node_networks, pod_links
+from wigglenet_operator.plan.tunnel import Families, plan_node_addresses
 
 DIRECT: tuple[IPNetwork, ...] = (
     *map(IPv4Network, ("169.254.0.0/16", "224.0.0.0/4")),
@@ -32,8 +32,6 @@ ERRORS = {
     " nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
 }
 """Path MTU discovery must work for connections that this node has forgotten; neighbour discovery is for bridges."""
-VETH = "veth"
-"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
 SAID = re.compile(r"[\w.-]+", re.ASCII)
 """Names that can be said to nft."""
 USUAL = {4: 24, 6: 64}
@@ -47,7 +45,7 @@ class Zones:
     own: frozenset[IPNetwork]
     """This node's pod networks."""
     home: frozenset[IPNetwork]
-    """What its pods may have addresses of: these, and those that it was given and that cannot be used any more."""
+    """What its pods may have addresses of: these, and those that were theirs and cannot be used any more."""
     pods: frozenset[IPNetwork]
     """Every node's pod networks."""
     nodes: frozenset[IPNetwork]
@@ -56,17 +54,18 @@ class Zones:
     """Names of the links that lead to own pods."""
 
 
-def plan_zones(nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute]) -> Zones:
+def plan_zones(
+    nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute], families: Families
+) -> Zones:
     """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
-    families = families_of(own, ownership)
-    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families=families) for n in nodes)
+    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families) for n in nodes)
     pods = chain.from_iterable(ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes)
     return Zones(
-        own=frozenset(plan_own_networks(own, ownership)),
-        home=own.spec_pod_cidrs,
+        own=frozenset(plan_node_networks(own, ownership)),
+        home=own.pod_cidrs,
         pods=frozenset(pods),
         nodes=frozenset(map(host_network, addresses)),
-        doors=plan_doors(own.spec_pod_cidrs, routes),
+        doors=plan_doors(own.pod_cidrs, routes),
     )
 
 
@@ -80,10 +79,10 @@ def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
 
 
 def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[str]:
-    """The links of own pods: CNI's `ptp` makes one for each, with a route to each of its addresses."""
+    """The links of own pods."""
     networks = tuple(own)
-    hosts = (r for r in routes if r.link.startswith(VETH) and SAID.fullmatch(r.link) and r.to.prefixlen == r.to.max_prefixlen)
-    return frozenset(r.link for r in hosts if any(r.to.network_address in n for n in networks))
+    said = ((link, address) for link, address in pod_links(routes) if SAID.fullmatch(link))
+    return frozenset(link for link, address in said if any(address in n for n in networks))
 
 
 def plan_dropped(chains: Iterable[DroppingChain], own: Collection[IPNetwork]) -> frozenset[Problem]:
@@ -136,17 +135,18 @@ class _Family:
 
 def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple[str, ...]]:
     """By name, in nft's own words; one with a single line does nothing."""
-    mesh = not config.firewall_only
     forward, postrouting = [FORWARD], [POSTROUTING]
     tunnel, outbound = ["tcp flags syn tcp option maxseg size set rt mtu"], []
     chains: dict[str, list[str]] = {}
-    if mesh:
+    if config.tunnelled:
         forward += [f'oifname "{config.link}" jump wt_tunnel', f'iifname "{VETH}*" jump wt_outbound']
     for family in families:
         version, ip = family.version, family.ip
-        door = [f"{match} fib saddr . iif oif missing drop" for match in family.in_pods()] if mesh else []
+        door = []
+        if version in config.tunnelled:
+            door = [f"{match} fib saddr . iif oif missing drop" for match in family.in_pods()]
+            outbound.append(f"iifname @wt_doors {ip} saddr != @wt_home{version} drop")
         tunnel += door
-        outbound.append(f"iifname @wt_doors {ip} saddr != @wt_home{version} drop")
         inbound = [*door, *(_filter(family) if version in config.filtered else ())]
         if inbound:
             chains[f"wt_inbound{version}"] = inbound
@@ -155,7 +155,7 @@ def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple
             spared = f'{family.not_to_pods()} {ip} daddr != @wt_direct{version} oifname != "lo"'
             postrouting.append(f"{ip} saddr @wt_own{version} {spared} masquerade fully-random")
     chains |= {"wt_forward": forward, "wt_postrouting": postrouting}
-    if mesh:
+    if config.tunnelled:
         chains |= {"wt_tunnel": tunnel, "wt_outbound": outbound}
     return {name: tuple(lines) for name, lines in chains.items()}
 

@@ -1,11 +1,89 @@
 """Which networks are this node's pods', and which are behind each other node."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface
 
+from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import IPInterface
-from wigglenet_operator.model.facts import IPNetwork, NodeFacts
+from wigglenet_operator.model.facts import (
+    ForeignRoute,
+    HostFacts,
+    IPAddress,
+    IPNetwork,
+    NodeFacts,
+    Offer,
+    PodNetworkSource,
+)
+from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
+
+VETH = "veth"
+"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnNetworks:
+    """What this node's pods have and get addresses of, before anybody else's claims are known."""
+
+    new: frozenset[IPNetwork]
+    """What the sources offer: for pods that start now."""
+    kept: frozenset[IPNetwork]
+    """What it announced before, and running pods still need."""
+    problems: frozenset[Problem]
+    """Why a family that should have a network has none to offer."""
+
+    @property
+    def all(self) -> frozenset[IPNetwork]:
+        """The new and the kept."""
+        return self.new | self.kept
+
+
+def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork]) -> OwnNetworks:
+    """What each family's source offers, and what stays of that which was announced, or is among the `earlier` ones.
+
+    A source that offers others leaves a network to the pods that have addresses in it and nowhere else; one that offers
+    nothing takes nothing away, not even from pods to come: then no pod starts.
+    """
+    new: set[IPNetwork] = set()
+    kept: set[IPNetwork] = set()
+    missing: dict[PodNetworkSource, list[int]] = {}
+    known = own.pod_cidrs | frozenset(earlier)
+    pods = frozenset(address for _, address in pod_links(host.foreign_routes))
+    for version, source in config.sources.items():
+        offer = Offer() if source is PodNetworkSource.NONE else _offer(source, own, host)
+        offered = {n for n in offer.networks if n.version == version}
+        new |= offered
+        if offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited:
+            homeless = {p for p in pods if p.version == version and not any(p in n for n in offered)}
+            kept |= {n for n in known - offered if any(p in n for p in homeless)}
+        elif own.public_key == host.public_key:  # it was this agent that said so
+            kept |= {n for n in own.pod_cidrs if n.version == version}
+        if not offered and source is not PodNetworkSource.NONE:
+            missing.setdefault(source, []).append(version)
+    problems = {_offer(s, own, host).problem or _nothing(s, versions, own, config) for s, versions in missing.items()}
+    return OwnNetworks(new=frozenset(new), kept=frozenset(kept), problems=frozenset(problems))
+
+
+def _offer(source: PodNetworkSource, own: NodeFacts, host: HostFacts) -> Offer:
+    return Offer(networks=own.spec_pod_cidrs) if source is PodNetworkSource.SPEC else host.offers.get(source, Offer())
+
+
+def _nothing(source: PodNetworkSource, versions: list[int], own: NodeFacts, config: AgentConfig) -> Problem:
+    wanted = " and ".join(f"an IPv{version} network" for version in versions)
+    ask = f"POD_CIDR_SOURCE_IPV{versions[-1]}=none if pods shall have no IPv{versions[-1]}"
+    if source is PodNetworkSource.SPEC:
+        text = f"no pod starts until spec.podCIDRs has {wanted} (kube-controller-manager --allocate-node-cidrs); or set {ask}"
+        return Problem(subject=f"node {own.name}", text=text)
+    text = f"no pod starts until it has {wanted}; or set {ask}"
+    return Problem(subject=f"file {config.source_path}", text=text)
+
+
+def pod_links(routes: Iterable[ForeignRoute]) -> Iterator[tuple[str, IPAddress]]:
+    """The links of pods and the address behind each: CNI's `ptp` makes one for each pod, with a route to its addresses."""
+    for route in routes:
+        if route.link.startswith(VETH) and route.to.prefixlen == route.to.max_prefixlen:
+            yield route.link, route.to.network_address
 
 
 def collapsed(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
@@ -16,13 +94,8 @@ def collapsed(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return (*six, *four)
 
 
-def plan_own_networks(node: NodeFacts, ownership: Ownership) -> tuple[IPNetwork, ...]:
-    """What the control plane gave to this node and nobody disputes; empty until it did."""
-    return collapsed(ownership.pod_networks(node.uid, node.spec_pod_cidrs))
-
-
-def plan_remote_networks(node: NodeFacts, ownership: Ownership) -> tuple[IPNetwork, ...]:
-    """What another node's agent announces and owns; empty for a Node without an agent."""
+def plan_node_networks(node: NodeFacts, ownership: Ownership) -> tuple[IPNetwork, ...]:
+    """What a node's agent announces and owns; empty for a Node without an agent."""
     return collapsed(ownership.pod_networks(node.uid, node.pod_cidrs))
 
 

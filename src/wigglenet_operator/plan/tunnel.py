@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from wigglenet_operator.model.config import MIN_MTU, OVERHEAD, AgentConfig
+from wigglenet_operator.model.config import MIN_MTU, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
 from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, WireGuardKind, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
-from wigglenet_operator.plan.pod_networks import plan_remote_networks
+from wigglenet_operator.plan.pod_networks import plan_node_networks
 
 DARK_SECONDS = 15
 """How long a peer may be silent while we send before its announced endpoint is tried again."""
@@ -24,7 +24,7 @@ class Members:
     problems: frozenset[Problem]
 
 
-def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey) -> Members:
+def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey | None) -> Members:
     """Every other Node with a usable key; of those with one key only the oldest, and what only the past said last of all."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
@@ -40,65 +40,83 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
     return Members(by_key=by_key, problems=frozenset(problems))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Families:
+    """The IP versions of endpoints."""
+
+    allowed: frozenset[int]
+    """What the settings allow."""
+    own: frozenset[int]
+    """In which this node has an address: they are taken first."""
+
+
+def plan_families(own: NodeFacts, ownership: Ownership, *, allowed: frozenset[int]) -> Families:
+    """Which endpoints this node can have, and which it would rather have."""
+    return Families(allowed=allowed, own=frozenset(a.version for a in _addresses(own, ownership)))
+
+
 def plan_peers(
-    members: Mapping[PublicKey, NodeFacts], own: NodeFacts, ownership: Ownership, *, port: int
+    members: Mapping[PublicKey, NodeFacts], ownership: Ownership, families: Families, config: AgentConfig
 ) -> tuple[dict[PublicKey, Peer], frozenset[Problem]]:
-    """A peer for each member that can be reached; the others are named."""
-    families = families_of(own, ownership)
+    """A peer for each member that can be reached; the others are named, and so is a bad wigglenet/endpoint."""
     peers: dict[PublicKey, Peer] = {}
     problems: set[Problem] = set()
     for key, node in members.items():
-        address = _endpoint_address(node, ownership, families=families)
+        address, port = node.endpoint or (None, None)
+        if address and (refused := ownership.refused_endpoint(address)):
+            problems.add(Problem(subject=f"node {node.name}", text=f"its wigglenet/endpoint {address} is not used: {refused}"))
+        if address is None or refused or address.version not in families.allowed:
+            address, port = _endpoint_address(node, ownership, families), None
         if address is None:
-            text = "it has a key but no usable address; it is no peer until status.addresses or wigglenet/node-ips has one"
+            which = " or ".join(f"IPv{version}" for version in sorted(families.allowed))
+            text = f"it has a key but no usable {which} address; it is no peer until its status or wigglenet/node-ips has one"
             if not node.departed:
                 problems.add(Problem(subject=f"node {node.name}", text=text))
             continue
         own_addresses = map(host_network, _addresses(node, ownership))
-        allowed = frozenset((*plan_remote_networks(node, ownership), *own_addresses))
-        peers[key] = Peer(endpoint=Endpoint(address=address, port=port), allowed_ips=allowed)
+        allowed = frozenset((*plan_node_networks(node, ownership), *own_addresses))
+        endpoint = Endpoint(address=address, port=port or config.port)
+        peers[key] = Peer(endpoint=endpoint, allowed_ips=allowed, keepalive=config.keepalive)
     return peers, frozenset(problems)
-
-
-def families_of(node: NodeFacts, ownership: Ownership) -> set[int]:
-    """The IP versions in which a node has an address."""
-    return {a.version for a in _addresses(node, ownership)}
 
 
 def _addresses(node: NodeFacts, ownership: Ownership) -> tuple[IPAddress, ...]:
     return ownership.addresses(node.uid, node.internal_ips + node.external_ips + node.node_ips)
 
 
-def _endpoint_address(node: NodeFacts, ownership: Ownership, *, families: set[int]) -> IPAddress | None:
+def _endpoint_address(node: NodeFacts, ownership: Ownership, families: Families) -> IPAddress | None:
     """InternalIP > ExternalIP > node-ips; within a rank a family that this node has too, then the order of the status."""
     for rank in (node.internal_ips, node.external_ips, node.node_ips):
-        usable = ownership.addresses(node.uid, rank)
+        usable = [a for a in ownership.addresses(node.uid, rank) if a.version in families.allowed]
         if usable:
-            return min(usable, key=lambda a: a.version not in families)
+            return min(usable, key=lambda a: a.version not in families.own)
     return None
 
 
-def plan_node_addresses(node: NodeFacts, ownership: Ownership, *, families: set[int]) -> tuple[IPAddress, ...]:
+def plan_node_addresses(node: NodeFacts, ownership: Ownership, families: Families) -> tuple[IPAddress, ...]:
     """From which addresses a node speaks: those of its status, and the one that its peers talk to."""
     known = ownership.addresses(node.uid, node.internal_ips + node.external_ips)
-    endpoint = _endpoint_address(node, ownership, families=families)
+    endpoint = _endpoint_address(node, ownership, families)
     return known if endpoint is None or endpoint in known else (*known, endpoint)
 
 
 def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tuple[int, frozenset[Problem]]:
-    """The largest packet that fits into the tunnel to every peer, in bytes."""
+    """The largest packet of a pod that reaches every peer, in bytes."""
     if config.mtu is not None:
         return config.mtu, frozenset()
+    least = MIN_MTU + config.overhead
     paths = [host.path_mtus[p.endpoint.address] for p in peers if p.endpoint and p.endpoint.address in host.path_mtus]
-    underlay = min(paths, default=host.default_mtu or MIN_MTU + OVERHEAD)
-    if underlay - OVERHEAD < MIN_MTU:
-        text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} in the tunnel; raise it to {MIN_MTU + OVERHEAD}"
+    underlay = min(paths, default=host.default_mtu or least)
+    if underlay < least:
+        text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} to pods; raise it to {least}"
         return MIN_MTU, frozenset({Problem(subject=f"link {config.link}", text=text)})
-    return underlay - OVERHEAD, frozenset()
+    return underlay - config.overhead, frozenset()
 
 
 def plan_wireguard(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What the administrator may want to change about who implements WireGuard; a link that works is never converted."""
+    if host.wireguard is None:
+        return frozenset()
     if config.wireguard and config.wireguard is not host.wireguard:
         text = f"it is held by {host.wireguard.value} WireGuard, not by {config.wireguard.value} as set"
     elif host.kernel_wireguard:

@@ -1,0 +1,56 @@
+"""Pod networks from a file on this node, which somebody else writes at some time (cloud-init, configuration management)."""
+
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+from wigglenet_operator.kernel.monitor import watch_files
+from wigglenet_operator.model.facts import IPNetwork, Offer
+from wigglenet_operator.model.report import Problem
+
+LARGEST = 1 << 16
+"""Bytes; of a larger file nothing is read into memory."""
+SHOWN = 60
+"""Characters of a bad line that a problem repeats."""
+
+
+class PodFile:
+    """One CIDR a line; blanks, empty lines and `#` comments are fine, any other line makes the whole file useless."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def offer(self) -> Offer:
+        """What it says now; a problem that names file and line if that is nothing."""
+        try:
+            return Offer(networks=frozenset(self._networks()))
+        except (OSError, ValueError) as error:
+            reason = f"{error.strerror}" if isinstance(error, OSError) else str(error)
+            text = f"no pod starts until it has one CIDR a line: {reason}"
+            return Offer(problem=Problem(subject=f"file {self._path}", text=text))
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever it may say something else, for ever."""
+        await watch_files([self._path.parent], changed)
+
+    def _networks(self) -> Iterator[IPNetwork]:
+        with self._path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            word = line.partition("#")[0].strip()
+            if word:
+                try:
+                    yield network(word)
+                except ValueError as error:
+                    raise ValueError(f"line {number}, {word[:SHOWN]!r}: {error}") from error
+
+
+def network(text: str) -> IPNetwork:
+    """A CIDR without zone, host bits masked; ValueError otherwise."""
+    if "/" not in text:
+        raise ValueError("it has no prefix length")
+    if "%" in text:
+        raise ValueError("it has a zone")
+    return ip_network(text, strict=False)
