@@ -157,3 +157,33 @@ def test_of_very_many_values_the_first_are_used() -> None:
     assert [p.text for p in facts.problems] == [
         f"wigglenet/node-ips '{ip}' is not used: it comes after {MOST} others" for ip in many[MOST:]
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port"),
+    [
+        ("192.0.2.1", "192.0.2.1", None),
+        ("192.0.2.1:555", "192.0.2.1", 555),
+        ("2001:db8::1", "2001:db8::1", None),
+        ("::1:2:3:4", "::1:2:3:4", None),
+        ("[2001:db8::1]", "2001:db8::1", None),
+        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
+    ],
+)
+def test_an_endpoint_is_an_address_and_perhaps_a_port(text: str, address: str, port: int | None) -> None:
+    facts = decoded(**{"wigglenet/endpoint": text})
+
+    assert facts.endpoint == (ips(address)[0], port)
+    assert facts.problems == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    """a.example a.example:555 192.0.2.1:0 192.0.2.1:65536 192.0.2.1: 192.0.2.256 [2001:db8::1]:0 [2001:db8::1 2001:db8::1]:5
+    [192.0.2.1]:5 fe80::1%eth0 :555 ::ffff:192.0.2.1 [::]: 192.0.2.1:555:6""".split(),  # noqa: SIM905 - as a table
+)
+def test_what_is_no_endpoint_is_named_and_not_used(text: str) -> None:
+    facts = decoded(**{"wigglenet/endpoint": text})
+
+    assert facts.endpoint is None
+    assert ["wigglenet/endpoint" in p.text for p in facts.problems] == [True]

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import nets
 from wigglenet_operator.errors import ConfigError, KernelError
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
-from wigglenet_operator.kernel.sysctls import SysctlTable
+from wigglenet_operator.kernel.pod_file import LARGEST, PodFile
+from wigglenet_operator.kernel.sysctls import SysctlTable, ip_versions
 from wigglenet_operator.model.changes import diff
+from wigglenet_operator.model.facts import Offer
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -186,3 +189,62 @@ def test_a_setting_of_a_missing_link_is_not_there_and_names_itself_when_written(
             await table.apply(diff({}, {"net/ipv4/conf/wigglenet/rp_filter": "2"}))
 
     asyncio.run(write())
+
+
+def test_pod_networks_are_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "pods").write_text("# of node a\n\n 10.9.0.0/24 \n10.8.0.7/24 # the other\r\nfd00:9::/64")
+
+    assert PodFile(tmp_path / "pods").offer().networks == nets("10.9.0.0/24 10.8.0.0/24 fd00:9::/64")
+    assert PodFile(tmp_path / "pods").offer().problem is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"10.9.0.0/24\n\n10.9.0.1\n", "line 3, '10.9.0.1': it has no prefix length"),
+        (b"10.9.0.0/33\n", "line 1, '10.9.0.0/33': "),
+        (b"10.9.0.0/24 fd00::/64\n", "line 1, "),
+        (b"fd00::%1/64", "line 1, 'fd00::%1/64': it has a zone"),
+        (b"\xff\xfe\x00", "line 1, "),
+        (b"#" * (LARGEST + 1), "it has more than 65536 bytes"),
+    ],
+)
+def test_a_file_with_anything_else_offers_nothing_and_says_where(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "pods"
+    path.write_bytes(content)
+    offer = PodFile(path).offer()
+
+    assert not offer.networks
+    assert offer.problem
+    assert offer.problem.subject == f"file {path}"
+    assert reason in offer.problem.text
+
+
+def test_no_file_and_a_directory_in_its_place_offer_nothing(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+
+    for path, reason in ((tmp_path / "missing", "No such file"), (tmp_path / "directory", "Is a directory")):
+        problem = PodFile(path).offer().problem
+        assert problem
+        assert reason in problem.text
+
+
+def test_an_empty_file_offers_nothing_and_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "pods").write_text("# to come\n")
+
+    assert PodFile(tmp_path / "pods").offer() == Offer()
+
+
+@pytest.mark.parametrize(
+    ("every", "new", "expected"), [("0", "0", {4, 6}), ("1", "0", {4}), ("0", "1", {4}), (None, None, {4})]
+)
+def test_ipv6_is_served_where_nothing_disables_it(
+    tmp_path: Path, every: str | None, new: str | None, expected: set[int]
+) -> None:
+    for name, value in (("all", every), ("default", new)):
+        if value:
+            path = tmp_path / f"proc/sys/net/ipv6/conf/{name}/disable_ipv6"
+            path.parent.mkdir(parents=True)
+            path.write_text(f"{value}\n")
+
+    assert ip_versions(tmp_path) == expected

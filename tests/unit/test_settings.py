@@ -1,10 +1,17 @@
 """The environment: every mistake in one message, nothing silently ignored."""
 
+import re
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from random import Random
+
 import pytest
 
-from tests.builders import nets
+from tests.builders import cluster, host, nets, numbered
 from wigglenet_operator.errors import ConfigError
-from wigglenet_operator.model.facts import WireGuardKind
+from wigglenet_operator.model.facts import PodNetworkSource, WireGuardKind
+from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.settings import Settings, read_settings
 
 GOOD = {"NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
@@ -137,3 +144,124 @@ def test_names_that_kubernetes_injects_for_services_are_not_ours() -> None:
 def test_what_must_be_set_is_named() -> None:
     with pytest.raises(ConfigError, match="NODE_NAME: it must be set"):
         read_settings({"KUBERNETES_SERVICE_HOST": "10.96.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("WIGGLENET_KEEPALIVE", "25", "keepalive", 25),
+        ("WG_IP_FAMILY", "ipv4", "endpoint_versions", frozenset({4})),
+        ("WG_IP_FAMILY", "ipv6", "endpoint_versions", frozenset({6})),
+        ("WG_IP_FAMILY", "dualstack", "endpoint_versions", frozenset({4, 6})),
+        ("NODE_IP_INTERFACES", " eth1, wan0.7 ,", "node_ip_links", frozenset({"eth1", "wan0.7"})),
+        ("NATIVE_ROUTING_IPV6", "yes", "native", frozenset({6})),
+        ("POD_CIDR_SOURCE_IPV6", "none", "sources", {4: PodNetworkSource.SPEC, 6: PodNetworkSource.NONE}),
+        ("POD_CIDR_SOURCE_PATH", "", "source_path", None),
+    ],
+)
+def test_addresses_reach_and_modes(name: str, value: str, field: str, expected: object) -> None:
+    assert getattr(read_settings({**GOOD, name: value}).config(), field) == expected
+
+
+def test_a_file_as_source_needs_a_path() -> None:
+    asked = "POD_CIDR_SOURCE_PATH: it must be set where a source is file: an absolute path"
+
+    assert mistakes(POD_CIDR_SOURCE_IPV4="file") == [asked]
+    assert mistakes(POD_CIDR_SOURCE_IPV6="file", POD_CIDR_SOURCE_PATH="") == [asked]
+    assert read_settings({**GOOD, "POD_CIDR_SOURCE_IPV6": "file", "POD_CIDR_SOURCE_PATH": "/etc/pods"})
+
+
+def test_a_path_that_no_source_reads_is_a_warning() -> None:
+    (warning,) = read_settings({**GOOD, "POD_CIDR_SOURCE_PATH": "/etc/pods"}).warnings()
+
+    assert "no source is file" in warning
+
+
+def test_a_node_has_pods_of_one_family_at_least() -> None:
+    (found,) = mistakes(POD_CIDR_SOURCE_IPV4="none", POD_CIDR_SOURCE_IPV6="none")
+
+    assert "not both may be none" in found
+
+
+def test_what_other_versions_have_as_a_source_is_not_taken_for_another() -> None:
+    for value in ("expression", "uplink", "metadata", "Spec"):
+        assert mistakes(POD_CIDR_SOURCE_IPV6=value) == [f"POD_CIDR_SOURCE_IPV6={value!r}: allowed is none, spec or file"]
+
+
+VALUES = {
+    "WIGGLENET_IFACE_NAME": ("wigglenet wg0", "a/b sixteen-letters-"),
+    "WIGGLENET_WG_PORT": ("1 24601 65535", "0 65536 x"),
+    "WIGGLENET_PRIVKEY_PATH": ("/etc/key", "key"),
+    "WIGGLENET_WG_IMPLEMENTATION": ("auto kernel userspace", "Kernel"),
+    "WIGGLENET_MTU": ("auto 1280 65455", "1279 65456 x"),
+    "WIGGLENET_KEEPALIVE": ("0 25 65535", "-1 65536 x"),
+    "WG_IP_FAMILY": ("ipv4 ipv6 dualstack", "4 IPv4"),
+    "NODE_IP_INTERFACES": ("eth0 eth0,eth1", "a/b sixteen-letters-"),
+    "POD_CIDR_SOURCE_IPV4": ("none spec file", "uplink"),
+    "POD_CIDR_SOURCE_IPV6": ("none spec file", "x"),
+    "POD_CIDR_SOURCE_PATH": ("/etc/pods", "pods"),
+    "NATIVE_ROUTING_IPV4": ("on off", "2"),
+    "NATIVE_ROUTING_IPV6": ("1 0", "x"),
+    "CNI_CONFIG_PATH": ("/etc/cni/net.d/1.conflist", "cni"),
+    "MASQUERADE_IPV4": ("yes no", "x"),
+    "MASQUERADE_IPV6": ("true false", "x"),
+    "NON_MASQUERADE_CIDRS": ("10.0.0.0/8 10.0.0.0/8,fd00::/8", "10.0.0.1/8 x"),
+    "FILTER_IPV4": ("on off", "x"),
+    "FILTER_IPV6": ("on off", "x"),
+    "FIREWALL_ONLY": ("on off", "x"),
+    "FIREWALL_BACKEND": ("nftables iptables", "x"),
+    "KUBERNETES_SERVICE_PORT": ("443", "0"),
+}
+"""Good and bad ones of every setting that has a default."""
+NEVER = {"WIGGLENET_COLOUR": "red", "MASQUERADE_IP4": "1", "ENABLE_METRICS": "1"}
+NODES = [numbered(number, name=name) for number, name in enumerate("ab")]
+
+
+def test_three_thousand_configurations_are_planned_or_refused_with_every_mistake() -> None:
+    random = Random(1)  # noqa: S311 - the same ones again
+    refused = 0
+    for _ in range(3000):
+        chosen = {name: random.choice(random.choices(both, [9, 1])[0].split()) for name, both in VALUES.items()}
+        environment = {name: value for name, value in chosen.items() if random.random() < 0.5}
+        environment |= dict(random.sample(sorted(NEVER.items()), k=random.choice([0, 0, 0, 1, 2])))
+        bad = {n for n, value in environment.items() if n in NEVER or value in VALUES[n][1].split()}
+        sources = [environment.get(f"POD_CIDR_SOURCE_IPV{version}") for version in (4, 6)]
+        bad |= {"POD_CIDR_SOURCE_PATH"} if "file" in sources and "POD_CIDR_SOURCE_PATH" not in environment else set()
+        bad |= {"POD_CIDR_SOURCE_IPV4, POD_CIDR_SOURCE_IPV6"} if sources == ["none", "none"] else set()
+        if bad:
+            assert {line.split("=")[0].split(":")[0] for line in mistakes(**environment)} == bad
+            refused += 1
+        else:
+            config = read_settings({**GOOD, **environment}).config()
+            facts = host("a") if config.tunnelled else replace(host("a"), public_key=None, wireguard=None)
+            planned = plan(cluster(*NODES), config, facts)
+            assert planned.desired or planned.problems
+
+    assert 0 < refused < 3000
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_readme_has_each_settings_default_and_range() -> None:
+    section = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|(.*?)\| (.*) \|$", section, re.MULTILINE)
+    told = {name: (default.strip(), meaning) for names, default, meaning in rows for name in re.findall(r"\w+", names)}
+
+    assert told.keys() == Settings.model_fields.keys()
+    for name, field in Settings.model_fields.items():
+        default, meaning = told[name]
+        assert default == shown(name, field.is_required(), field.default)
+        for bounds in re.findall(r"\d+-\d+", field.description or ""):
+            assert bounds in meaning, name
+
+
+def shown(name: str, required: bool, default: object) -> str:  # noqa: FBT001 - as pydantic has it
+    """As the table writes it."""
+    if required:
+        return "(required)"
+    if isinstance(default, bool):
+        return "`on`" if default else "`off`"
+    if default is None:
+        return "" if name.endswith("PATH") else "`auto`"
+    return "" if default == () else f"`{default.value if isinstance(default, Enum) else default}`"
