@@ -35,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     install = commands.add_parser("install-plugins", help="copy CNI plugins to where they are missing or older")
     install.add_argument("source", type=Path, help="a directory of plugins")
     install.add_argument("target", type=Path, help="the node's, as a rule /opt/cni/bin")
-    plan = commands.add_parser("plan", help="print what the agent of one node would make of a cluster, without cluster or root")
+    plan = commands.add_parser(
+        "plan",
+        help="print what one node's agent would make of a cluster, by the environment's settings; without cluster or root",
+    )
     plan.add_argument("file", type=Path, help="what `kubectl get nodes -o yaml` prints")
     plan.add_argument("--node", required=True, help="the node to plan for")
     return parser
@@ -72,4 +75,4 @@ def _install_plugins(source: Path, target: Path) -> None:
 def _plan(file: Path, node: str) -> None:
     from wigglenet_operator.show import show_plan  # noqa: PLC0415 - `run` needs none of it
 
-    print(show_plan(file, node), end="")
+    print(show_plan(file, node, os.environ), end="")

@@ -1,36 +1,42 @@
 """A plan as text for people: `wigglenet-operator plan`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
 from wigglenet_operator.errors import ConfigError
 from wigglenet_operator.kernel.nft_text import render
+from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PublicKey
+from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PodNetworkSource, PublicKey
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.pod_networks import collapsed
-from wigglenet_operator.settings import Settings
+from wigglenet_operator.settings import read_settings
 
 UNDERLAY_MTU = 1500
 """Bytes; a file does not tell what the routes to the endpoints carry."""
 NO_KEY = PublicKey("(made at the first start)")
 
 
-def show_plan(file: Path, node: str) -> str:
-    """What the agent of `node` would make of the Nodes in `file`; ConfigError if there is nothing to plan."""
+def show_plan(file: Path, node: str, environment: Mapping[str, str]) -> str:
+    """What the agent of `node` would make of the Nodes in `file`; ConfigError if there is nothing to plan or set wrongly."""
+    config = read_settings({"KUBERNETES_SERVICE_HOST": "unknown", **environment, "NODE_NAME": node}).config()
     decoded = [decode_node(body, own=NodeName(node)) for body in _nodes(file)]
     nodes = sorted((n for n in decoded if isinstance(n, NodeFacts)), key=lambda n: (n.created, n.uid))
     own = next((n for n in reversed(nodes) if n.name == node), None)
     if own is None:
         known = ", ".join(sorted(n.name for n in nodes)) or "no Node"
         raise ConfigError(f"{file} has no Node {node}; it has {known}")
-    host = HostFacts(public_key=own.public_key or NO_KEY, default_mtu=UNDERLAY_MTU)
-    config = Settings(NODE_NAME=node, KUBERNETES_SERVICE_HOST="unknown").config()
+    host = HostFacts(
+        public_key=(own.public_key or NO_KEY) if config.tunnelled else None,
+        default_mtu=UNDERLAY_MTU,
+        node_ips=own.node_ips,
+        offers={PodNetworkSource.FILE: PodFile(Path(config.source_path)).offer()} if config.source_path else {},
+    )
     planned = plan(ClusterState(nodes=frozenset(nodes)), config, host)
     problems = planned.problems | {p for p in decoded if isinstance(p, Problem)}
     names = {n.public_key: n.name for n in reversed(nodes)}  # of a repeated key the oldest is the peer
@@ -50,10 +56,10 @@ def _nodes(file: Path) -> Iterator[dict[str, object]]:
 
 
 def _desired(desired: DesiredState, config: AgentConfig, names: dict[PublicKey | None, NodeName]) -> Iterator[str]:
-    mtu = desired.link[config.link].mtu
     addresses = " ".join(str(a) for a in sorted(desired.addresses, key=lambda a: (-a.version, a)))
-    assumed = f"mtu {mtu} (underlay assumed {UNDERLAY_MTU})"
-    yield f"link {config.link}: {assumed}, UDP port {config.port}, {addresses or 'no address'}"
+    for name, link in desired.link.items():
+        assumed = f"mtu {link.mtu} (underlay assumed {UNDERLAY_MTU})"
+        yield f"link {name}: {assumed}, UDP port {config.port}, {addresses or 'no address'}"
     peers = ((names[key], peer) for key, peer in desired.peers.items())
     for name, peer in sorted(peers, key=lambda pair: pair[0]):
         yield f"peer {name}: {peer.endpoint} allowed {' '.join(map(str, collapsed(peer.allowed_ips)))}"

@@ -43,6 +43,16 @@ def test_a_plan_that_cannot_be_made_says_why_and_exits_with_2(arguments: tuple[s
     assert "Traceback" not in done.stderr
 
 
+def test_a_plan_is_made_by_the_settings_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "pods").write_text("10.77.0.0/24\n")
+    settings = {"POD_CIDR_SOURCE_IPV4": "file", "POD_CIDR_SOURCE_PATH": f"{tmp_path}/pods", "NATIVE_ROUTING_IPV6": "on"}
+    command = [*COMMAND, EXAMPLE, "--node", "b"]
+    printed = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=True).stdout
+
+    assert 'annotation wigglenet/pod-cidrs=["fd00:10:2::/64","10.77.0.0/24"]' in printed
+    assert not [line for line in printed.splitlines() if line.startswith("route") and "::" in line]
+
+
 def test_run_with_wrong_settings_exits_with_2_and_one_message() -> None:
     environment = {"WIGGLENET_MTU": "big"}
     done = subprocess.run([*COMMAND[:-1], "run"], env=environment, capture_output=True, text=True, check=False)
