@@ -1,4 +1,4 @@
-"""A three-node cluster on the API server and the WireGuard that were chosen."""
+"""Clusters on the API server and the WireGuard that were chosen: one of three nodes for many tests, and empty ones."""
 
 from collections.abc import Iterator
 
@@ -15,4 +15,11 @@ def lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
         for name in "abc":
             made.add_node(name)
         made.expect_mesh()
+        yield made
+
+
+@pytest.fixture
+def empty_lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A control plane and an underlay without nodes."""
+    with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
         yield made

@@ -25,6 +25,7 @@ from tests.lab.mesh import Mesh
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.pod import Pod
+from tests.lab.underlay import UNDERLAY, Plug, Router, Segment, Wire, plug
 from wigglenet_operator.model.facts import WireGuardKind
 
 API_ADDRESS = "198.51.100.1"
@@ -38,12 +39,12 @@ class Lab(Mesh[Pod]):
     def __init__(self, *, api: ApiKind = "embedded", wireguard: WireGuardKind = WireGuardKind.USERSPACE) -> None:
         self.wireguard = wireguard
         self.nodes: dict[str, LabNode] = {}
+        self._routers: list[Router] = []
         self._numbers = count(11)
         self.place = Place("control-plane")
         try:
+            self.add_segment(UNDERLAY)
             self.place.batch(
-                "link add underlay type bridge mcast_snooping 0",
-                "link set underlay up",
                 "link add mgmt type bridge mcast_snooping 0",
                 f"addr add {API_ADDRESS}/24 dev mgmt",
                 "link set mgmt up",
@@ -56,11 +57,34 @@ class Lab(Mesh[Pod]):
             self.close()
             raise
 
-    def add_node(self, name: str, *, agent: bool = True, underlay_mtu: int = 1500) -> LabNode:
+    def add_segment(self, segment: Segment) -> Segment:
+        """One more network of the underlay, apart from the others."""
+        self.place.batch(f"link add {segment.name} type bridge mcast_snooping 0", f"link set {segment.name} up")
+        return segment
+
+    def add_router(self, *segments: Segment) -> Router:
+        """A router between segments; nodes that are added with it have their default route by it."""
+        self._routers.append(Router(self.place, *segments))
+        return self._routers[-1]
+
+    def add_node(  # noqa: PLR0913 - what a machine may be like
+        self,
+        name: str,
+        *,
+        agent: bool = True,
+        underlay_mtu: int = 1500,
+        segment: Segment = UNDERLAY,
+        router: Router | None = None,
+        wire: Wire | None = None,
+    ) -> LabNode:
         """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for."""
-        node = LabNode(name, next(self._numbers), wireguard=self.wireguard)
+        number = next(self._numbers)
+        node = LabNode(name, number, segment.addresses(number), wireguard=self.wireguard)
         try:
-            self._connect(node, underlay_mtu)
+            plug(self.place, segment, node.place, Plug(f"u-{name}", "eth0", number, underlay_mtu, wire))
+            if router:
+                router.lead(node.place, segment)
+            self._connect_api(node)
             self.register(node)
             node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
             if agent:
@@ -77,20 +101,17 @@ class Lab(Mesh[Pod]):
             node.start_wireguard()
         node.start_agent()
 
-    def _connect(self, node: LabNode, mtu: int) -> None:
-        for port, bridge, inside in ((f"u-{node.name}", "underlay", "eth0"), (f"m-{node.name}", "mgmt", "api0")):
-            self.place.batch(
-                f"link add {port} type veth peer name {inside} netns {node.place.pid}",
-                f"link set {port} master {bridge} mtu {mtu} up",
-            )
-        four, six = node.addresses
-        node.place.batch(
-            f"link set eth0 mtu {mtu} up",
-            f"addr add {four}/24 dev eth0",
-            f"addr add {six}/64 dev eth0 nodad",
-            "link set api0 up",
-            f"addr add {node.api_address}/24 dev api0",
+    def _connect_api(self, node: LabNode) -> None:
+        self.place.batch(
+            f"link add m-{node.name} type veth peer name api0 netns {node.place.pid}",
+            f"link set m-{node.name} master mgmt up",
         )
+        node.place.batch("link set api0 up", f"addr add {node.api_address}/24 dev api0")
+
+    def set_mtu(self, node: LabNode, mtu: int) -> None:
+        """Change what a node's underlay link carries, in bytes."""
+        self.place.batch(f"link set u-{node.name} mtu {mtu}")
+        node.place.batch(f"link set eth0 mtu {mtu}")
 
     def register(self, node: LabNode) -> None:
         """Create the Node object and give its agent a token that is bound to it, as kubelet and control plane do."""
@@ -134,6 +155,8 @@ class Lab(Mesh[Pod]):
         for node in self.nodes.values():
             node.close()
         self.nodes.clear()
+        for router in self._routers:
+            router.close()
         if hasattr(self, "api"):
             self.api.stop()
         self.place.close()

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +47,13 @@ class WireGuardPeer(NamedTuple):
 
 
 class LabNode:
-    """One node by its number: addresses and pod networks follow from it."""
+    """One node by its number: its pod networks follow from it."""
 
-    def __init__(self, name: str, number: int, *, wireguard: WireGuardKind = WireGuardKind.USERSPACE) -> None:
-        self.name, self.number = name, number
+    def __init__(
+        self, name: str, number: int, addresses: tuple[IPAddress, ...], *, wireguard: WireGuardKind = WireGuardKind.USERSPACE
+    ) -> None:
+        self.name, self.number, self.addresses = name, number, addresses
         self.place = Place(name)
-        self.addresses: tuple[IPAddress, ...] = (IPv4Address(f"192.0.2.{number}"), IPv6Address(f"2001:db8::{number:x}"))
         self.api_address = f"198.51.100.{number}"
         self.pod_cidrs = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
         self.pods: dict[str, Pod] = {}

@@ -1,6 +1,7 @@
 """A pod: a network namespace on a node, connected by the real CNI plugins from the agent's own configuration."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ PACE = 0.01 * SLOWNESS
 """Seconds between two echoes of a stream."""
 TAIL = 1000
 """Bytes of a ping's output that hold several lines."""
+ETH_P_ALL = 0x0003
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -57,10 +59,21 @@ class Pod:
 
     def pings(self, address: IPAddress, *, size: int | None = None, seconds: float = 1) -> bool:
         """Whether one echo is answered in time; `size` is that of the IP packet, sent unfragmented."""
+        return self._ping(address, size, seconds).returncode == 0
+
+    def told_too_long(self, address: IPAddress, *, size: int) -> int:
+        """What a ping of that size, sent unfragmented, is told to fit: an MTU in bytes; 0 if it is told nothing."""
+        done = self._ping(address, size, 1.0)
+        found = re.search(
+            r"(?:message too long|Frag needed and DF set|Packet too big).*?mtu ?= ?(\d+)", done.stdout + done.stderr
+        )
+        return int(found.group(1)) if found else 0
+
+    def _ping(self, address: IPAddress, size: int | None, seconds: float) -> "subprocess.CompletedProcess[str]":
         headers = 28 if address.version == 4 else 48
         sized = ["-M", "do", "-s", str(size - headers)] if size else []
-        ping = self.argv("ping", "-n", "-q", "-c", "1", "-W", str(seconds), *sized, str(address))
-        return subprocess.run(self._place.argv(*ping), capture_output=True, check=False).returncode == 0
+        ping = self.argv("ping", "-n", "-c", "1", "-W", str(seconds), *sized, str(address))
+        return subprocess.run(self._place.argv(*ping), capture_output=True, text=True, check=False)
 
     def stream(self, address: IPAddress, *, interval: float = PACE) -> "Stream":
         """Echo requests without a pause until it is stopped."""
@@ -80,6 +93,11 @@ class Pod:
         client.settimeout(seconds)
         client.connect((str(address), port))
         return client
+
+    def packets(self) -> socket.socket:
+        """A socket that gets every packet of this pod from now on, from its IP header on."""
+        with self._place.network(self.name):
+            return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
 
     def delete(self) -> None:
         """CNI DEL, and the namespace."""

@@ -17,6 +17,7 @@ PACKAGES = {
     "iptables": "iptables",
     "nftables": "nft",
     "conntrack": "conntrack",
+    "radvd": "radvd",
     "iputils-ping": "ping",
     "procps": "sysctl",
     "etcd-server": "etcd",
@@ -37,6 +38,7 @@ ALWAYS = (
     "procps",
     "nftables",
     "conntrack",
+    "radvd",
 )
 
 FREE_BYTES = 1 << 30

@@ -9,25 +9,10 @@ import pytest
 
 from tests.lab.capture import kinds
 from tests.lab.lab import Lab
-from tests.lab.pod import PACE, Pod
+from tests.lab.pod import PACE
+from tests.lab.transfer import sent_and_received
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator import __version__
-
-
-def sent_and_received(one: Pod, other: Pod, version: int, content: bytes) -> bytes:
-    """What `other` receives when `one` sends `content` over TCP."""
-    with other.listen(version) as server:
-        server.settimeout(5)
-        with one.connect(other.addresses[version]) as client:
-            receiver, _ = server.accept()
-            with receiver:
-                receiver.settimeout(5)
-                client.sendall(content)
-                client.close()
-                received = b""
-                while chunk := receiver.recv(65536):
-                    received += chunk
-    return received
 
 
 def test_every_pod_reaches_every_other_by_icmp(lab: Lab) -> None:
