@@ -204,6 +204,34 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         asyncio.run(look())
 
 
+class Overtaken(Rtnl):
+    """The underlay shrinks, and says so, when the links have been listed and the paths not yet looked up; once."""
+
+    shrink: Callable[[], None] | None = None
+
+    async def call(self, what: str, command: str, **fields: Any) -> list[Any]:
+        messages = await super().call(what, command, **fields)
+        if self.shrink and (what, command) == ("link", "dump"):
+            self.shrink()
+            self.shrink = None
+            self.forget_paths()
+        return messages
+
+
+def test_what_was_forgotten_during_a_look_is_asked_anew(place: Place) -> None:
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
+    place.batch("addr add 192.0.2.1/24 dev eth0")
+
+    async def look() -> None:
+        async with Overtaken(LINK) as rtnl:
+            rtnl.shrink = lambda: place.batch("link set eth0 mtu 1400")
+            await rtnl.path_mtus(ips("192.0.2.2"))
+            assert await rtnl.path_mtus(ips("192.0.2.2")) == ({ips("192.0.2.2")[0]: 1400}, None)
+
+    with place.network():
+        asyncio.run(look())
+
+
 def test_without_a_single_route_the_listing_is_empty(place: Place) -> None:
     """The kernel makes the main table with its first route, and `lo` has not been up here."""
     listing = "from wigglenet_operator.kernel.routes import dump_routes; print(dump_routes(kind=7))"
