@@ -95,15 +95,19 @@ def test_link_conflist_and_mss_follow_the_underlay_together(empty_lab: Lab) -> N
     one, other = (pod_of_mtu(node, 9000) for node in nodes)
 
     for underlay_mtu in (1500, 1450, 9000, 1500):
-        mtu = underlay_mtu - 80
         for node in nodes:
             lab.set_mtu(node, underlay_mtu)
-        for node in nodes:
-            eventually(lambda n=node: n.mtu() == conflist_mtu(n) == mtu, what=f"{node.name} has {mtu}", seconds=5)  # type: ignore[misc]  # bool
-        for version, headers in TCP_HEADERS.items():
-            told = [mss_told(one, other, version), mss_told(other, one, version)]
-            assert told == [mtu - headers] * 2
-            eventually(lambda v=version: one.pings(other.addresses[v], size=mtu), what=f"{mtu} bytes pass")  # type: ignore[misc]  # bool
+        told_together(nodes, (one, other), mtu=underlay_mtu - 80)
+
+
+def told_together(nodes: list[LabNode], pods: tuple[Pod, Pod], *, mtu: int) -> None:
+    """Links, new pods and old pods' connections all have that MTU."""
+    one, other = pods
+    for node in nodes:
+        eventually(lambda n=node: n.mtu() == conflist_mtu(n) == mtu, what=f"{node.name} has {mtu}")  # type: ignore[misc]  # bool
+    for version, headers in TCP_HEADERS.items():
+        assert [mss_told(one, other, version), mss_told(other, one, version)] == [mtu - headers] * 2
+        eventually(lambda v=version: one.pings(other.addresses[v], size=mtu), what=f"{mtu} bytes pass")  # type: ignore[misc]  # bool
 
 
 def drop_errors(pod: Pod) -> None:
