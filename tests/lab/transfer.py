@@ -3,12 +3,14 @@
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from tests.lab.pod import Pod
 from tests.lab.wait import SLOWNESS
 
+PATIENCE_SECONDS = 20.0
+"""For TCP to try again after a while in the dark."""
 IP_HEADER, TCP_HEADER = {4: 20, 6: 40}, 20
 SYN, ACK = 0x02, 0x10
 END_OF_OPTIONS, NO_OPTION, MAXIMUM_SEGMENT_SIZE = 0, 1, 2
@@ -41,6 +43,22 @@ def _chunks(receiver: socket.socket) -> Iterator[bytes]:
     with suppress(TimeoutError):
         while chunk := receiver.recv(1 << 16):
             yield chunk
+
+
+@contextmanager
+def connection(one: Pod, other: Pod, version: int) -> Iterator[Callable[[], bool]]:
+    """A TCP connection that stays open; the answer is whether both ends hear each other on it."""
+    with other.listen(version) as server, one.connect(other.addresses[version]) as near, server.accept()[0] as far:
+        for end in (near, far):
+            end.settimeout(PATIENCE_SECONDS * SLOWNESS)
+
+        def heard() -> bool:
+            near.sendall(b"there")
+            there = far.recv(100)
+            far.sendall(b"back")
+            return (there, near.recv(100)) == (b"there", b"back")
+
+        yield heard
 
 
 def mss_told(one: Pod, other: Pod, version: int) -> int:
