@@ -65,7 +65,7 @@ class Pod:
         """What a ping of that size, sent unfragmented, is told to fit: an MTU in bytes; 0 if it is told nothing."""
         done = self._ping(address, size, 1.0)
         found = re.search(
-            r"(?:message too long|Frag needed and DF set|Packet too big).*?mtu ?= ?(\d+)", done.stdout + done.stderr
+            r"(?:message too long|Frag needed and DF set|Packet too big).*?mtu ?[=:] ?(\d+)", done.stdout + done.stderr
         )
         return int(found.group(1)) if found else 0
 
