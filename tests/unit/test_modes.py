@@ -144,7 +144,7 @@ def test_the_mtu_leaves_room_for_the_largest_header(allowed: set[int], expected:
 
 
 def test_addresses_of_named_links_are_announced_and_what_somebody_wrote_there_is_not() -> None:
-    facts = replace(host("a"), node_ips=ips("198.18.0.1 2001:db8:5::1"))
+    facts = replace(host("a"), node_ips=ips("198.18.0.1 10.2.0.1 2001:db8:5::1"))  # one of them in a pod network
     state = desired(replace(A, node_ips=ips("203.0.113.77")), B, facts=facts)
 
     assert state.annotations["wigglenet/node-ips"] == '["198.18.0.1","2001:db8:5::1"]'

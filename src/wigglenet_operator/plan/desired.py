@@ -126,7 +126,7 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
     announced = chain.from_iterable(plan_node_networks(n, ownership) for n in nodes.values())
     desired = DesiredState(
         sysctls=plan_sysctls(config, host.versions),
-        annotations=plan_annotations(host.public_key, own.node_ips, networks),
+        annotations=plan_annotations(host.public_key, ownership.addresses(own.uid, own.node_ips), networks),
         firewall=firewall,
         cni={} if unfit else {str(config.cni_path): render_conflist(new, mtu=mtu)},
     )
