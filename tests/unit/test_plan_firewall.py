@@ -25,7 +25,7 @@ from wigglenet_operator.model.facts import (
 )
 from wigglenet_operator.model.ruleset import Item, Ruleset
 from wigglenet_operator.plan.desired import plan
-from wigglenet_operator.plan.firewall import Zones, outermost, plan_doors, plan_firewall
+from wigglenet_operator.plan.firewall import MSS, Zones, outermost, plan_doors, plan_firewall
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1 2001:db8::1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2 2001:db8::2")
@@ -155,7 +155,7 @@ def test_in_a_mesh_the_doors_are_watched_whatever_is_filtered_and_masqueraded() 
 
         forward, tunnel, outbound = (lines(rules, f"wt_{name}") for name in ("forward", "tunnel", "outbound"))
         assert forward[:2] == ['oifname "wigglenet" jump wt_tunnel', 'iifname "veth*" jump wt_outbound']
-        assert tunnel[0] == "tcp flags syn tcp option maxseg size set rt mtu"
+        assert (forward[2], tunnel[0]) == (f'iifname "wigglenet" {MSS}', MSS)
         for version, ip in ((4, "ip"), (6, "ip6")):
             returning = [line for line in lines(rules, f"wt_inbound{version}") if line.endswith("missing drop")]
             assert len(returning) == 2

@@ -25,6 +25,8 @@ DIRECT: tuple[IPNetwork, ...] = (
 """Link-local and multicast (RFC 3927, 5771, 4291): whoever is there has no way to a masqueraded address either."""
 FORWARD = "type filter hook forward priority filter; policy accept;"
 POSTROUTING = "type nat hook postrouting priority srcnat; policy accept;"
+MSS = "tcp flags syn tcp option maxseg size set rt mtu"
+"""For both ways of the packet's path (net/netfilter/nft_rt.c), so that both ends are told the smaller of two tunnels."""
 IP = {4: "ip", 6: "ip6"}
 ERRORS = {
     4: "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
@@ -136,10 +138,14 @@ class _Family:
 def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple[str, ...]]:
     """By name, in nft's own words; one with a single line does nothing."""
     forward, postrouting = [FORWARD], [POSTROUTING]
-    tunnel, outbound = ["tcp flags syn tcp option maxseg size set rt mtu"], []
+    tunnel, outbound = [MSS], []
     chains: dict[str, list[str]] = {}
     if config.tunnelled:
-        forward += [f'oifname "{config.link}" jump wt_tunnel', f'iifname "{VETH}*" jump wt_outbound']
+        forward += [
+            f'oifname "{config.link}" jump wt_tunnel',
+            f'iifname "{VETH}*" jump wt_outbound',
+            f'iifname "{config.link}" {MSS}',
+        ]
     for family in families:
         version, ip = family.version, family.ip
         door = []
