@@ -135,6 +135,7 @@ def test_a_peer_that_has_gone_silent_elsewhere_is_tried_where_it_is_announced(na
 ANNOUNCED = {
     "192.0.2.99": f"192.0.2.99:{PORT}",
     "192.0.2.99:24602": "192.0.2.99:24602",
+    "[2001:db8::99]": f"[2001:db8::99]:{PORT}",
     "2001:db8::99": f"[2001:db8::99]:{PORT}",
     "[2001:db8::99]:24602": "[2001:db8::99]:24602",
 }
