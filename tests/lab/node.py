@@ -151,6 +151,12 @@ class LabNode:
         assert found, f"the agent of {self.name} has ended:\n{self.log()}"
         return found
 
+    def wait_working(self) -> None:
+        """Return when its agent has repaired what nobody feels."""
+        self.place.run("ip", "route", "del", "unreachable", self.pod_cidrs[0])
+        closed = f"unreachable {self.pod_cidrs[0]}"
+        eventually(lambda: closed in self.place.run("ip", "route"), what=f"the agent of {self.name} works", seconds=20)
+
     def _ended(self) -> bool:
         return self._agent is not None and self._agent.poll() is not None
 

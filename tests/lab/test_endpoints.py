@@ -77,7 +77,8 @@ def test_a_node_behind_a_nat_that_forgets_is_reached_with_keepalive_and_connecti
             assert before.startswith(f"{natted.nat}:")
             natted.router.forget()
             eventually(lambda: endpoint(natted.a) not in {before, ""}, what="a sees b elsewhere")  # noqa: B023 - at once
-            assert endpoint(natted.a).startswith(f"{natted.nat}:")
+            natted.a.wait_working()
+            assert endpoint(natted.a).startswith(f"{natted.nat}:"), "what was announced has replaced what was seen"
             assert inward()
             assert outward()
     natted.lab.expect_mesh()

@@ -165,7 +165,7 @@ def test_a_restart_writes_nothing(world: World) -> None:
     said = len(node.log())
     node.start_agent()
     eventually(lambda: "started" in node.log()[said:], what="the agent is back", seconds=20)
-    world.works(node)
+    node.wait_working()
 
     assert generation(node) == before
 
@@ -369,8 +369,8 @@ def test_without_nft_the_mesh_goes_on(world: World) -> None:
     node.start_agent()
     try:
         eventually(lambda: "firewall: nft -s list table" in node.log()[said:], what="it says so", seconds=20)
-        world.works(node)
+        node.wait_working()
     finally:
         node.place.run("umount", NFT)
     assert rules(node) == before
-    world.works(node)
+    node.wait_working()

@@ -10,7 +10,6 @@ from tests.lab.exchange import PORT, Exchange, Heard, Host, Protocol
 from tests.lab.flows import HOST_PORT, SERVICES, Flow, Service
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.namespaces import Place
-from tests.lab.node import LabNode
 from tests.lab.pod import Pod
 from tests.lab.wait import eventually
 from wigglenet_operator.kernel.nft_text import parse
@@ -141,14 +140,7 @@ class World:
         for node in self.lab.nodes.values():
             eventually(lambda p=node.place: self.in_force(p) == wanted, what=f"{node.name} has {wanted}", seconds=20)  # type: ignore[misc]  # bool
 
-            self.works(node)
-
-    @staticmethod
-    def works(node: LabNode) -> None:
-        """Wait until its agent repairs what nobody feels."""
-        node.place.run("ip", "route", "del", "unreachable", node.pod_cidrs[0])
-        closed = f"unreachable {node.pod_cidrs[0]}"
-        eventually(lambda: closed in node.place.run("ip", "route"), what=f"the agent of {node.name} works", seconds=20)
+            node.wait_working()
 
     @staticmethod
     def in_force(place: Place) -> dict[str, bool]:
