@@ -120,9 +120,7 @@ def workflows(session: nox.Session) -> None:
 @nox.session(default=False)
 def manifests(session: nox.Session) -> None:
     """Render the manifests for a plain `kubectl apply -f`: kubectl."""
-    for overlay, rendered in (("manifests", "install.yaml"), ("manifests/with-userspace", "install-userspace.yaml")):
-        text = session.run("kubectl", "kustomize", overlay, external=True, silent=True)
-        (HERE / "manifests" / rendered).write_text(str(text))
+    run(session, "pytest", "tests/kind", "--update-golden", "-k", "rendered")
 
 
 @nox.session(default=False)

@@ -3,10 +3,12 @@
 import json
 import os
 import subprocess
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import IPAddress
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = {"manifests": "manifests/install.yaml", "manifests/with-userspace": "manifests/install-userspace.yaml"}
-"""Overlay and what it renders to."""
+MANIFESTS = ROOT / "manifests"
+RENDERED = {(): "install.yaml", ("userspace",): "install-userspace.yaml"}
+"""Components of the manifests, and the file that they are rendered to for a plain `kubectl apply -f`."""
+MODES = sorted(f"modes/{path.parent.name}" for path in MANIFESTS.glob("modes/*/kustomization.yaml"))
 PROBES = Path(__file__).with_name("probes.yaml")
+SLOW_MACHINE = Path(__file__).with_name("slow-machine.yaml")
 AGENTS = "app.kubernetes.io/component=agent"
 PROBE_IMAGE = "wigglenet-probe:test"
 """The agent's, with what asks and answers; it is the newer version in a rolling upgrade, too."""
@@ -49,21 +54,40 @@ def run(*command: str, check: bool = True, seconds: float = 180) -> str:
     return done.stdout
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a cluster is made of: kube-proxy's mode, a configuration in `kind/`, components of the manifests."""
+
+    proxy: str
+    config: str = "dual-stack"
+    components: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.config}-{self.proxy}"
+
+
+IPTABLES, NFTABLES = Setup("iptables"), Setup("nftables")
+"""pytest takes a cluster for the same if its setup is the same object."""
+
+
 class Cluster(Mesh["ProbePod"]):
     """One kind cluster; its kubeconfig lies in a directory of the caller's."""
 
-    def __init__(self, name: str, work: Path) -> None:
-        self.name, self._kubeconfig = name, work / "kubeconfig"
+    def __init__(self, name: str, work: Path, setup: Setup) -> None:
+        self.name, self.setup, self._kubeconfig = name, setup, work / "kubeconfig"
         self._work = work
-        self._installed = ""
-        self.proxy = ""
-        """The mode of kube-proxy."""
+        self._installed = Path()
+        self.families: list[int] = []
+        """IP versions of its pods, the first first."""
 
-    def create(self, config: Path, *, proxy: str) -> None:
+    def create(self) -> None:
         """Nodes without a network plugin: they are not Ready. `KIND_NODE_IMAGE` overrides kind's own image."""
-        self.proxy = proxy
-        wanted = yaml.safe_load(config.read_text())
-        wanted["networking"]["kubeProxyMode"] = proxy
+        wanted = yaml.safe_load((ROOT / f"kind/{self.setup.config}.yaml").read_text())
+        networking = wanted["networking"]
+        networking["kubeProxyMode"] = self.setup.proxy
+        self.families = [ip_network(network).version for network in networking["podSubnet"].split(",")]
+        for kind, patches in yaml.safe_load(SLOW_MACHINE.read_text()).items():
+            wanted.setdefault(kind, []).extend(patches)
         path = self._work / "kind.yaml"
         path.write_text(yaml.safe_dump(wanted))
         image = os.environ.get("KIND_NODE_IMAGE")
@@ -74,14 +98,20 @@ class Cluster(Mesh["ProbePod"]):
         """An image archive into every node."""
         run("kind", "load", "image-archive", str(archive), "--name", self.name)
 
-    def install(self, *, userspace: bool) -> None:
-        """Apply our manifest, as the README says."""
-        self._installed = MANIFESTS["manifests/with-userspace" if userspace else "manifests"]
-        self.kubectl("apply", "-f", str(ROOT / self._installed))
+    def install(self, *components: str) -> None:
+        """Apply our manifests with some of their components, as the README says."""
+        self._installed = overlay(self._work, *components)
+        self.kubectl("apply", "-k", str(self._installed))
 
     def uninstall(self) -> None:
         """Delete what was applied."""
-        self.kubectl("delete", "-f", str(ROOT / self._installed))
+        self.kubectl("delete", "-k", str(self._installed))
+
+    def probe(self) -> None:
+        """Apply the probes; wait until each node has its own."""
+        self.kubectl("apply", "-f", str(PROBES))
+        for probe in ("probe", "node-probe"):
+            self.rolled_out(probe, namespace="default")
 
     def delete(self) -> None:
         """The cluster and all that is in it; nothing of it stays on the machine."""
@@ -106,9 +136,9 @@ class Cluster(Mesh["ProbePod"]):
         self.kubectl("-n", "kube-system", "delete", "pods", "-l", AGENTS)
         self.rolled_out("wigglenet-operator")
 
-    def ready(self) -> None:
-        """Wait until every Node is Ready."""
-        self._wait("wait", "--for=condition=Ready", "nodes", "--all")
+    def ready(self, *nodes: str) -> None:
+        """Wait until these Nodes, or all, are Ready."""
+        self._wait("wait", "--for=condition=Ready", "nodes", *(nodes or ["--all"]))
 
     def _wait(self, *arguments: str) -> None:
         """Run a kubectl that waits; one that waits in vain tells what the agents have said."""
@@ -122,9 +152,14 @@ class Cluster(Mesh["ProbePod"]):
         items = self.get("nodes")["items"]
         return {item["metadata"]["name"]: _by_version(_internal(item)) for item in items}
 
+    def annotation(self, node: str, name: str) -> Any:
+        """What a node's agent has published, None without it; the public key is the only one that is not JSON."""
+        text = self.get("node", node)["metadata"].get("annotations", {}).get(f"wigglenet/{name}")
+        return json.loads(text) if text and name != "public-key" else text
+
     def pod_networks(self, node: str) -> list[str]:
         """IPv4 first."""
-        networks: list[str] = self.get("node", node)["spec"]["podCIDRs"]
+        networks: list[str] = self.get("node", node)["spec"].get("podCIDRs", [])
         return sorted(networks, key=lambda text: ":" in text)
 
     def pods(self) -> "list[ProbePod]":
@@ -160,6 +195,15 @@ class Cluster(Mesh["ProbePod"]):
         selector = ("-n", "kube-system", "-l", "app.kubernetes.io/name=wigglenet-operator")
         said = self.kubectl("logs", *selector, "--all-containers", "--prefix", "--tail=40", check=False)
         return f"{shown}\n{said}"
+
+
+def overlay(work: Path, *components: str) -> Path:
+    """A new directory with the manifests and some of their components, as a user writes one."""
+    made = Path(tempfile.mkdtemp(dir=work))
+    manifests = os.path.relpath(MANIFESTS, made.resolve())
+    wanted = {"resources": [manifests], "components": [f"{manifests}/{component}" for component in components]}
+    (made / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
+    return made
 
 
 class Probe(ABC):
@@ -287,4 +331,6 @@ def _internal(node: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _by_version(texts: Sequence[str]) -> dict[int, IPAddress]:
-    return {address.version: address for address in map(ip_address, texts)}
+    found: dict[int, IPAddress] = {address.version: address for address in map(ip_address, texts)}
+    assert len(found) == len(texts), f"more than one address of a family: {texts}"
+    return found

@@ -1,4 +1,7 @@
-"""One cluster for each mode of kube-proxy, with the images loaded, the probes waiting, and our manifest applied; a client."""
+"""A cluster with our images, first without and then with our manifests and the probes; a client.
+
+Unless a test says which: one of both families for each mode of kube-proxy.
+"""
 
 import os
 import time
@@ -8,34 +11,44 @@ from ipaddress import ip_network
 
 import pytest
 
-from tests.kind.cluster import PROBES, ROOT, Cluster, Outside
+from tests.kind.cluster import IPTABLES, NFTABLES, ROOT, Cluster, Outside
 from wigglenet_operator import __version__
 
 FIGURES: list[str] = []
 IMAGES = [ROOT / f"dist/wigglenet-operator-{__version__}.tar", ROOT / "dist/wigglenet-probe.tar"]
 
 
-@pytest.fixture(scope="session", params=["iptables", "nftables"])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes whose pods reach each other."""
+@pytest.fixture(scope="session", params=[IPTABLES, NFTABLES], ids=str)
+def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Nodes that have our images and no network plugin."""
     for archive in IMAGES:
         assert archive.exists(), f"{archive.relative_to(ROOT)} is missing: run `nox -s kind`, which builds it"
-    made = Cluster(f"wigglenet-{request.param}-{os.getpid()}", tmp_path_factory.mktemp("cluster"))
+    made = Cluster(f"wigglenet-{request.param}-{os.getpid()}", tmp_path_factory.mktemp("cluster"), request.param)
     try:
-        made.create(ROOT / "kind/dual-stack.yaml", proxy=request.param)
+        made.create()
         with ThreadPoolExecutor() as pool:
             list(pool.map(made.load, IMAGES))
-        start = time.monotonic()
-        made.install(userspace=request.config.getoption("--wireguard") == "userspace")
-        made.ready()
-        FIGURES.append(f"kube-proxy {request.param}: {time.monotonic() - start:.1f} s from apply to all nodes Ready")
-        made.kubectl("apply", "-f", str(PROBES))
-        for probe in ("probe", "node-probe"):
-            made.rolled_out(probe, namespace="default")
-        made.expect_mesh()
         yield made
     finally:
         made.delete()
+
+
+@pytest.fixture(scope="session")
+def wireguard(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The components of the manifests that the nodes' WireGuard needs."""
+    return ("userspace",) if request.config.getoption("--wireguard") == "userspace" else ()
+
+
+@pytest.fixture(scope="session")
+def cluster(bare: Cluster, wireguard: tuple[str, ...]) -> Cluster:
+    """Nodes whose pods reach each other."""
+    start = time.monotonic()
+    bare.install(*wireguard, *bare.setup.components)
+    bare.ready()
+    FIGURES.append(f"{bare.setup}: {time.monotonic() - start:.1f} s from apply to all nodes Ready")
+    bare.probe()
+    bare.expect_mesh()
+    return bare
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,21 @@
 import json
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 
-from tests.kind.cluster import MANIFESTS, ROOT, Cluster, run
+import pytest
+
+from tests.kind.cluster import MANIFESTS, RENDERED, Cluster, overlay, run
 from tests.lab.wait import eventually
 from wigglenet_operator import __version__
 
 
-def test_the_rendered_manifests_are_up_to_date() -> None:
-    for overlay, rendered in MANIFESTS.items():
-        text = run("kubectl", "kustomize", str(ROOT / overlay))
-        assert text == (ROOT / rendered).read_text(), f"{rendered} is not what {overlay} says: run `nox -s manifests`"
+def test_the_rendered_manifests_are_up_to_date(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    for components, name in RENDERED.items():
+        rendered, text = MANIFESTS / name, run("kubectl", "kustomize", str(overlay(tmp_path, *components)))
+        if request.config.getoption("--update-golden"):
+            rendered.write_text(text)
+        assert text == rendered.read_text(), f"{name} is not what the manifests say: run `nox -s manifests`"
 
 
 def test_every_node_is_ready_and_says_so(cluster: Cluster) -> None:
@@ -24,7 +29,7 @@ def test_every_node_is_ready_and_says_so(cluster: Cluster) -> None:
 
 def test_kube_proxy_runs_in_the_mode_that_is_tested(cluster: Cluster) -> None:
     for host in cluster.probes("node-probe"):
-        assert host.exec("python3", "/probe.py", "fetch", "http://127.0.0.1:10249/proxyMode").strip() == cluster.proxy
+        assert host.exec("python3", "/probe.py", "fetch", "http://127.0.0.1:10249/proxyMode").strip() == cluster.setup.proxy
 
 
 def test_agents_are_not_restarted_and_have_three_capabilities(cluster: Cluster) -> None:
@@ -46,7 +51,7 @@ def test_nodes_and_pods_of_all_nodes_reach_each_other(cluster: Cluster) -> None:
     nodes = cluster.nodes()
     for pod in cluster.pods():
         for host in cluster.probes("node-probe"):
-            for version in (4, 6):
+            for version in cluster.families:
                 assert host.reaches(pod.addresses[version], 8080)["pod"] == pod.hostname
                 source = pod.addresses[version] if pod.node == host.node else nodes[pod.node][version]
                 answer = pod.reaches(host.addresses[version], 18081)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.kind.cluster import PROBE_IMAGE, Cluster, ToolError
+from tests.kind.cluster import IPTABLES, PROBE_IMAGE, Cluster, ToolError
 from tests.lab.wait import eventually
 
 
@@ -59,7 +59,7 @@ def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -
     cluster.expect_mesh()
 
 
-@pytest.mark.parametrize("cluster", ["iptables"], indirect=True, scope="session")  # a minute, and nothing to kube-proxy
+@pytest.mark.parametrize("bare", [IPTABLES], indirect=True, ids=str, scope="session")  # a minute, and nothing to kube-proxy
 def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: Cluster) -> None:
     *staying, leaving = sorted(cluster.nodes())
 

@@ -18,7 +18,7 @@ from wigglenet_operator.agent.mesh import BOOT_MARKER
 from wigglenet_operator.kernel.sysctls import WRITABLE
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS
-from wigglenet_operator.settings import Settings
+from wigglenet_operator.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -84,6 +84,20 @@ def test_the_agent_has_the_files_that_it_writes_from_the_node(install: str) -> N
 @pytest.mark.parametrize("install", INSTALLS)
 def test_every_setting_in_a_manifest_is_one(install: str) -> None:
     assert {variable["name"] for variable in agent(install)["env"]} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("mode", sorted(MANIFESTS.glob("modes/*")), ids=lambda path: path.name)
+def test_the_settings_of_a_mode_are_accepted_and_the_readme_names_it(mode: Path) -> None:
+    (change,) = yaml.safe_load((mode / "kustomization.yaml").read_text())["patches"]
+    (patched,) = yaml.safe_load(change["patch"])["spec"]["template"]["spec"]["containers"]
+    chosen = {variable["name"]: variable["value"] for variable in patched["env"]}
+    settings = read_settings({"NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "10.96.0.1"} | chosen)
+
+    assert settings.model_fields_set > chosen.keys()
+    if path := chosen.get("POD_CIDR_SOURCE_PATH"):
+        assert {"name": "key", "mountPath": str(Path(path).parent)} in agent("install.yaml")["volumeMounts"]
+        assert f"`{path}`" in README
+    assert f"`{mode.relative_to(ROOT)}`" in README
 
 
 def test_the_policy_allows_what_the_agent_publishes() -> None:
