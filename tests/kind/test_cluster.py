@@ -88,7 +88,14 @@ def test_node_ports_and_host_ports_answer_on_every_node(cluster: Cluster) -> Non
     on_node = {pod.node: pod.hostname for pod in cluster.pods()}
     for one in cluster.probes("node-probe"):
         for node, addresses in cluster.nodes().items():
-            if node != one.node:
-                for address in addresses.values():
-                    assert one.reaches(address, port)["pod"] in on_node.values()
-                    assert one.reaches(address, 18080)["pod"] == on_node[node]
+            for address in addresses.values():
+                assert one.reaches(address, port)["pod"] in on_node.values()
+                assert one.reaches(address, 18080)["pod"] == on_node[node]
+
+
+def test_a_node_port_of_its_own_node_answers_a_pod(cluster: Cluster) -> None:
+    port = cluster.get("service", "probe")["spec"]["ports"][0]["nodePort"]
+    nodes = cluster.nodes()
+    for pod in cluster.pods():
+        for address in nodes[pod.node].values():
+            pod.reaches_all(address, port, cluster.pods())

@@ -16,8 +16,8 @@ INSIDE = (
     test_cluster.test_services_answer_in_both_families_from_every_node,
     test_cluster.test_names_are_resolved,
     test_cluster.test_node_ports_and_host_ports_answer_on_every_node,
+    test_cluster.test_a_node_port_of_its_own_node_answers_a_pod,
 )
-"""What works whatever is filtered."""
 BACK_ENDS = ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy")
 
 
@@ -64,8 +64,7 @@ def test_with_the_filter_the_world_reaches_pods_through_services_only(cluster: C
         assert "lines came back" in (said := talk.said()), f"{talk.title} was there before the filter: {said}"
 
     renewed(cluster)  # kubelets take them for ready
-    with ThreadPoolExecutor(2) as pool:  # what kubectl takes is mostly waiting
-        list(pool.map(lambda works: works(cluster), INSIDE))
+    expect_inside(cluster)
     test_a_node_port_with_policy_cluster_is_answered_by_every_pod_which_sees_the_node(cluster, outside)
     test_a_node_port_with_policy_local_is_answered_by_the_nodes_pod_which_sees_the_client(cluster, outside)
     for pod in cluster.pods():
@@ -80,6 +79,12 @@ def test_without_the_settings_it_is_as_before(cluster: Cluster, outside: Outside
     cluster.set_environment("FILTER_IPV4-", "FILTER_IPV6-", "NON_MASQUERADE_CIDRS-")
     test_without_the_filter_pods_answer_the_world(cluster, outside)
     test_the_world_sees_the_nodes_address(cluster, outside)
+
+
+def expect_inside(cluster: Cluster) -> None:
+    """Whatever is filtered, pods and nodes reach each other and the Services."""
+    with ThreadPoolExecutor(2) as pool:  # what kubectl takes is mostly waiting
+        list(pool.map(lambda works: works(cluster), INSIDE))
 
 
 def who_answers(cluster: Cluster, outside: Outside) -> list[Json]:

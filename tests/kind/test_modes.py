@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kind.cluster import MODES, Cluster, Json, ProbePod, Setup, overlay
-from tests.kind.test_firewall import INSIDE
+from tests.kind.test_firewall import expect_inside
 from tests.lab.wait import eventually
 
 IPV4_ONLY = Setup("nftables", "ipv4-only", ("modes/ipv4-only",))
@@ -32,8 +32,7 @@ def expect_everything(cluster: Cluster) -> None:
     assert [ip_address(text).version for text in service["clusterIPs"]] == cluster.families
     for pod in cluster.pods():
         assert sorted(pod.addresses) == sorted(cluster.families), pod.name
-    for works in INSIDE:
-        works(cluster)
+    expect_inside(cluster)
 
 
 @in_clusters_of(IPV4_ONLY, IPV6_ONLY)
