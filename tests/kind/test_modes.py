@@ -102,11 +102,11 @@ class TestFile:
     def test_a_changed_file_is_for_new_pods_and_the_old_keep_talking(self, bare: Cluster) -> None:
         node = sorted(bare.nodes())[1]
         with bare.no_loss():
-            write(bare, node, number=3)
-            both = sorted(networks(2) + networks(3))
+            write(bare, node, number=4)
+            both = sorted(networks(2) + networks(4))
             eventually(lambda: sorted(bare.annotation(node, "pod-cidrs")) == both, what=f"{node} announces {both}", seconds=30)
             late = start(bare, "late", node)
-            expect_addresses_in(late, networks(3))
+            expect_addresses_in(late, networks(4))
             for old in bare.pods():
                 for version, address in old.addresses.items():
                     assert late.reaches(address, 8080) == {"pod": old.hostname, "seen": str(late.addresses[version])}
@@ -118,12 +118,12 @@ class TestFile:
             if not item["spec"].get("hostNetwork"):
                 bare.kubectl("delete", "pod", item["metadata"]["name"], "-n", item["metadata"]["namespace"])
 
-        new = networks(3)[::-1]
+        new = networks(4)[::-1]
         eventually(lambda: bare.annotation(node, "pod-cidrs") == new, what=f"{node} announces {new} only", seconds=60)
         bare.rolled_out("probe", namespace="default")
         expect_everything(bare)
         (pod,) = [pod for pod in bare.pods() if pod.node == node]
-        expect_addresses_in(pod, networks(3))
+        expect_addresses_in(pod, networks(4))
 
 
 def routes(cluster: Cluster) -> list[tuple[str, str, str]]:
