@@ -72,6 +72,15 @@ def test_closed_routes_of_a_family_without_a_tunnel_go_at_once() -> None:
     assert {str(k.to) for k in settled.closed} == {"fd00:1::/64", "fd00:7::/64"}
 
 
+def test_a_setting_that_nobody_wants_stays_as_it_is() -> None:
+    state = desired(A, facts=replace(host("a"), versions=frozenset({4})))
+    there = dict.fromkeys(state.sysctls, "0") | {"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1"}
+    settled, _ = settle(state, {"sysctls": there}, Memory(), tunnelled={4}, times=(0.0, 0.0))
+
+    left = {"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "2"}
+    assert settled.sysctls == {**state.sysctls, **left}
+
+
 @pytest.mark.parametrize(
     ("announced", "port", "allowed", "expected"),
     [

@@ -264,6 +264,7 @@ def settle(
     """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes of a tunnel linger.
 
     Where the default route comes from router advertisements, which a router does not listen to, this one does.
+    A setting that nobody wants, IPv6's where that is disabled, stays as it is: it cannot be removed.
 
     `actual` has the tables that could be read; `times` are monotonic and Unix seconds.  The memory is of use for a table
     only if that table's step succeeds.
@@ -272,6 +273,7 @@ def settle(
     peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)
     there = {key: route for key, route in actual.get("closed", {}).items() if not route.ours or key.to.version in tunnelled}
     closed, orphans = keep_closed(desired.closed, there, memory.orphans, now=now)
-    listening = {name: "2" for name in actual.get("sysctls", {}) if name.endswith("accept_ra")}
-    settled = replace(desired, peers=peers, closed=closed, sysctls={**desired.sysctls, **listening})
+    found = actual.get("sysctls", {})
+    sysctls = {name: "2" if name.endswith("accept_ra") else value for name, value in found.items()} | {**desired.sysctls}
+    settled = replace(desired, peers=peers, closed=closed, sysctls=sysctls)
     return settled, replace(memory, sightings=sightings, orphans=orphans)
