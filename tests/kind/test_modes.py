@@ -10,6 +10,7 @@ import pytest
 
 from tests.kind.cluster import MODES, Cluster, Json, ProbePod, Setup, overlay
 from tests.kind.test_firewall import expect_inside
+from tests.kind.test_lifecycle import unbroken
 from tests.lab.wait import eventually
 
 IPV4_ONLY = Setup("nftables", "ipv4-only", ("modes/ipv4-only",))
@@ -95,13 +96,15 @@ class TestFile:
 
         bare.ready()
         bare.probe()
-        expect_everything(bare)
+        bare.expect_mesh()
         for number, node in ((1, first), (2, second)):
             assert bare.annotation(node, "pod-cidrs") == networks(number)[::-1]
+        for pod in bare.pods():
+            expect_addresses_in(pod, networks(1 if pod.node == first else 2))
 
     def test_a_changed_file_is_for_new_pods_and_the_old_keep_talking(self, bare: Cluster) -> None:
         node = sorted(bare.nodes())[1]
-        with bare.no_loss():
+        with unbroken(bare):
             write(bare, node, number=4)
             both = sorted(networks(2) + networks(4))
             eventually(lambda: sorted(bare.annotation(node, "pod-cidrs")) == both, what=f"{node} announces {both}", seconds=30)
