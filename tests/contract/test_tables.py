@@ -204,6 +204,20 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         asyncio.run(look())
 
 
+def test_of_ipv6_a_link_carries_what_was_advertised(place: Place) -> None:
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
+    place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
+    place.run("sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1400")  # as the kernel does when it hears of it
+    four, six = ips("192.0.2.2 2001:db8::2")
+
+    async def look() -> None:
+        async with Rtnl(LINK) as rtnl:
+            assert await rtnl.path_mtus((four, six)) == ({four: 1450, six: 1400}, None)
+
+    with place.network():
+        asyncio.run(look())
+
+
 class Overtaken(Rtnl):
     """The underlay shrinks, and says so, when the links have been listed and the paths not yet looked up; once."""
 

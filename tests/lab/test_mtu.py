@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -108,6 +109,23 @@ def told_together(nodes: list[LabNode], pods: tuple[Pod, Pod], *, mtu: int) -> N
     for version, headers in TCP_HEADERS.items():
         assert [mss_told(one, other, version), mss_told(other, one, version)] == [mtu - headers] * 2
         eventually(lambda v=version: one.pings(other.addresses[v], size=mtu), what=f"{mtu} bytes pass")  # type: ignore[misc]  # bool
+
+
+def test_the_mtu_that_a_router_advertises_counts_for_ipv6(empty_lab: Lab) -> None:
+    lab = empty_lab
+    lab.add_router(UNDERLAY).advertise(UNDERLAY, lifetime_seconds=600, mtu=1400)
+    for name in "ab":
+        node = lab.add_node(name, agent=False)
+        node.environment["WG_IP_FAMILY"] = "ipv6"
+        told = partial(node.place.run, "sysctl", "-n", "net.ipv6.conf.eth0.mtu")
+        eventually(lambda: told() == "1400\n", what=f"{name} has heard the router")  # noqa: B023 - at once
+        lab.start(node)
+    lab.expect_mesh()
+
+    assert {node.mtu() for node in lab.nodes.values()} == {1320}
+    capture = lab.capture()
+    assert all(one.pings(other.addresses[version], size=1320) for one, other, version in lab.pairs())
+    assert not [p for p in capture.stop() if is_fragment(p.frame)]
 
 
 def drop_errors(pod: Pod) -> None:

@@ -131,12 +131,15 @@ class Router:
         text = f"table {family} {table}\ndelete table {family} {table}\ntable {family} {table} {{\n{body}\n}}\n"
         self.place.run("nft", "-f", "-", stdin=text)
 
-    def advertise(self, segment: Segment, *, lifetime_seconds: int) -> None:
-        """Router advertisements as often as radvd may (every 3 to 4 s), each good for a default route for so long."""
+    def advertise(self, segment: Segment, *, lifetime_seconds: int, mtu: int = 0) -> None:
+        """Router advertisements as often as radvd may (every 3 to 4 s), each good for a default route for so long.
+
+        They tell the MTU of the segment, in bytes, unless it is 0.
+        """
         prefix = next(network for network in segment.networks if network.version == 6)
         self.place.path("/run/radvd.conf").write_text(
             f"interface {segment.name} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;"
-            f" AdvDefaultLifetime {lifetime_seconds}; prefix {prefix} {{ }}; }};\n"
+            f" AdvDefaultLifetime {lifetime_seconds}; AdvLinkMTU {mtu}; prefix {prefix} {{ }}; }};\n"
         )
         command = ("radvd", "-n", "-C", "/run/radvd.conf", "-p", "/run/radvd.pid", "-m", "stderr", "-u", "root")
         self.place.popen(*command, log="/run/radvd.log")

@@ -35,6 +35,8 @@ PASSING = 0x01 | 0x08 | 0x20 | 0x40
 """IFA_F_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE of linux/if_addr.h: of no use to others, or not for long."""
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
+MTU_NAMES = {4: ("mtu",), 6: ("af_spec", "AF_INET6", "IFLA_INET6_CONF", "mtu")}
+"""What a link carries, by IP version: less of IPv6 where a router advertises less (RFC 4861, section 4.6.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,28 +156,33 @@ class Rtnl:
         of the addresses (this node's own are among them), else that of the default route's interface.
         """
         known = self._paths
-        links = {m["index"]: m.get("mtu") for m in await self.call("link", "dump")}
-        found = await self.call("addr", "dump", family=0)  # may know links that came after the dump of links
-        local = {ip_address(_address(m)): links[m["index"]] for m in found if m["index"] in links}
+        dump = await self.call("link", "dump")
+        links = {(m["index"], v): m.get(name) or m.get("mtu") for m in dump for v, name in MTU_NAMES.items()}
+        found = [(m["index"], ip_address(_address(m))) for m in await self.call("addr", "dump", family=0)]
+        # which may know links that came after the dump of links
+        local = {a: links[index, a.version] for index, a in found if (index, a.version) in links}
         own = {local[address] for address in addresses if address in local}
         paths = {a: mtu for a in addresses if a not in local and (mtu := await self._path_mtu(a, links, known))}
         if own:
             return paths, min(own)
-        through = {route.oif for route in dump_routes(kind=RTN[RouteKind.TUNNEL]) if route.to.prefixlen == 0}
-        return paths, min((links[index] for index in through if index in links), default=None)
+        defaults = (route for route in dump_routes(kind=RTN[RouteKind.TUNNEL]) if route.to.prefixlen == 0)
+        through = {(route.oif, route.to.version) for route in defaults}
+        return paths, min((links[way] for way in through if way in links), default=None)
 
-    async def _path_mtu(self, address: IPAddress, links: Mapping[int, int], known: dict[IPAddress, int | None]) -> int | None:
+    async def _path_mtu(
+        self, address: IPAddress, links: Mapping[tuple[int, int], int], known: dict[IPAddress, int | None]
+    ) -> int | None:
         if address not in known:
             known[address] = await self._look_up(address, links)
         return known[address]
 
-    async def _look_up(self, address: IPAddress, links: Mapping[int, int]) -> int | None:
+    async def _look_up(self, address: IPAddress, links: Mapping[tuple[int, int], int]) -> int | None:
         try:
             (route,) = await self.call("route", "get", dst=str(address), flags=RTM_F_FIB_MATCH)
         except KernelError:  # no route: not reachable now, no say in the MTU
             return None
         metrics = route.get("metrics")
-        return (metrics.get("mtu") if metrics else None) or links.get(route.get("oif"))
+        return (metrics.get("mtu") if metrics else None) or links.get((route.get("oif"), address.version))
 
 
 class LinkTable:
