@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ PACKET_OUTGOING = 4
 UDP, HOP_BY_HOP, ICMPV6 = 17, 0, 58
 NEIGHBOUR_DISCOVERY, MLD = range(133, 138), (130, 131, 132, 143)
 WIREGUARD_PORT = 24601
+LATE_SECONDS = 1.0
+"""For what is still to be read when no more is wanted, where traffic never ends."""
 POD_NETWORKS = (IPv4Network("10.1.0.0/16"), IPv6Network("fd00:10:1::/48"))
 
 
@@ -43,15 +46,17 @@ class Capture:
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: nothing may be missed
         self._socket.settimeout(0.05)
         self._frames: list[bytes] = []
-        self._stopped = threading.Event()
+        self._stopped, self._end = threading.Event(), float("inf")
         self._thread = threading.Thread(target=self._collect, daemon=True)  # a failed test does not stop it
         self._thread.start()
 
     def _collect(self) -> None:
-        while not self._stopped.is_set():
+        while time.monotonic() < self._end:
             try:
                 frame, (port, _, kind, *_) = self._socket.recvfrom(65536)
             except TimeoutError:
+                if self._stopped.is_set():
+                    return
                 continue
             if not port.startswith(self._ports) or kind == PACKET_OUTGOING:
                 continue
@@ -59,7 +64,8 @@ class Capture:
                 self._frames.append(frame)
 
     def stop(self) -> list[Packet]:
-        """Every frame until now."""
+        """Every frame until now: those too that this busy machine has not looked at yet."""
+        self._end = time.monotonic() + LATE_SECONDS
         self._stopped.set()
         self._thread.join()
         self._socket.close()
