@@ -13,7 +13,7 @@ Everything lives in namespaces of the lab's own and is gone with it, also after 
 never touched.  Labs may run side by side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -76,17 +76,28 @@ class Lab(Mesh[Pod]):
         segment: Segment = UNDERLAY,
         router: Router | None = None,
         wire: Wire | None = None,
+        pod_cidrs: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> LabNode:
-        """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for."""
+        """A node with its Node object, credentials and, unless told otherwise, agent and WireGuard; it is not waited for.
+
+        The Node object has the given pod networks, or those of its number.
+        """
         number = next(self._numbers)
         node = LabNode(name, number, segment.addresses(number), wireguard=self.wireguard)
+        if pod_cidrs is not None:
+            node.pod_cidrs = tuple(pod_cidrs)
         try:
             plug(self.place, segment, node.place, Plug(f"u-{name}", "eth0", number, underlay_mtu, wire))
             if router:
                 router.lead(node.place, segment)
             self._connect_api(node)
             self.register(node)
-            node.environment |= {"KUBERNETES_SERVICE_HOST": API_ADDRESS, "KUBERNETES_SERVICE_PORT": "6443"}
+            node.environment |= {
+                "KUBERNETES_SERVICE_HOST": API_ADDRESS,
+                "KUBERNETES_SERVICE_PORT": "6443",
+                **(environment or {}),
+            }
             if agent:
                 self.start(node)
         except BaseException:

@@ -71,9 +71,9 @@ class Mesh(ABC, Generic[P]):
         """What every agent has said, for a failure's report."""
 
     def pairs(self) -> Iterator[tuple[P, P, int]]:
-        """Every pod to every other, in both families."""
+        """Every pod to every other, in every family that both have."""
         for one, other in permutations(self.pods(), 2):
-            for version in one.addresses:
+            for version in sorted(one.addresses.keys() & other.addresses.keys()):
                 yield one, other, version
 
     def expect_mesh(self, *, seconds: float = 20.0) -> None:

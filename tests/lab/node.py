@@ -6,6 +6,7 @@ DaemonSet, and wireguard-go comes back by itself as its container would.
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 LOG = "/run/agent.log"
 LINK = "wigglenet"
 AGENT = (sys.executable, "-m", "wigglenet_operator", "run")
+PROBLEM = re.compile(r'"message": "(problem|solved): (.*)"', re.MULTILINE)
+"""In the log."""
 KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
 
 
@@ -55,7 +58,7 @@ class LabNode:
         self.name, self.number, self.addresses = name, number, addresses
         self.place = Place(name)
         self.api_address = f"198.51.100.{number}"
-        self.pod_cidrs = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
+        self.pod_cidrs: tuple[str, ...] = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
         self.pods: dict[str, Pod] = {}
         self.environment: dict[str, str] = {"NODE_NAME": name, "WIGGLENET_WG_IMPLEMENTATION": wireguard.value}
         self._agent: subprocess.Popen[str] | None = None
@@ -78,12 +81,16 @@ class LabNode:
         """Start what the userspace component is in a cluster: a container of its own that is restarted when it ends."""
         self._wireguard = self.place.popen("sh", "-c", KEEP_WIREGUARD, log="/run/wireguard.log")
 
-    def stop_wireguard(self) -> None:
-        """End the userspace component, and its link with it."""
+    def abandon_wireguard(self) -> None:
+        """Have nobody start the userspace component again when it ends; it goes on as long as its link is there."""
         assert self._wireguard, f"node {self.name} has no userspace WireGuard"
         signal_command(self._wireguard, signal.SIGKILL)
         self._wireguard.wait(10)
         self._wireguard = None
+
+    def stop_wireguard(self) -> None:
+        """End the userspace component, and its link with it."""
+        self.abandon_wireguard()
         self.place.run("ip", "link", "del", LINK)  # which ends the implementation
 
     def start_agent(self, *, pythonpath: str | None = None) -> None:
@@ -116,6 +123,17 @@ class LabNode:
         signal_command(self._agent, signal.SIGKILL)
         self._agent.wait(10)
         self._agent = None
+
+    def freeze(self) -> None:
+        """SIGSTOP the agent; what it has done so far is what there is."""
+        assert self._agent, f"node {self.name} has no agent"
+        signal_command(self._agent, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT the agent, and nsenter, which stops when what it carries does."""
+        assert self._agent, f"node {self.name} has no agent"
+        signal_command(self._agent, signal.SIGCONT)
+        self._agent.send_signal(signal.SIGCONT)
 
     def wireguard_pid(self) -> int:
         """The process id of wireguard-go."""
@@ -174,9 +192,10 @@ class LabNode:
         return int(link["mtu"])
 
     def routes(self) -> set[str]:
-        """What is routed into the tunnel, the kernel's own routes left out."""
+        """What is routed into the tunnel, the kernel's own routes left out; nothing without a link."""
         shown = (
-            json.loads(self.place.run("ip", "-json", family, "route", "show", "dev", LINK) or "[]") for family in ("-4", "-6")
+            json.loads(self.place.run("ip", "-json", family, "route", "show", "dev", LINK, check=False) or "[]")
+            for family in ("-4", "-6")
         )
         return {entry["dst"] for routes in shown for entry in routes if entry.get("protocol") != "kernel"}
 
@@ -190,9 +209,22 @@ class LabNode:
         lines = self.place.run("wg", "show", LINK, "dump").splitlines()[1:]
         return {key: WireGuardPeer(*fields) for key, *fields in (line.split("\t") for line in lines)}
 
+    def subnets(self) -> list[str]:
+        """The subnets of the CNI configuration, none without one."""
+        ranges = (self.conflist() or {"plugins": [{"ipam": {"ranges": []}}]})["plugins"][0]["ipam"]["ranges"]
+        return [one["subnet"] for family in ranges for one in family]
+
     def log(self) -> str:
         """What the agents of this node have said."""
         return text_of(self.path(LOG)) or ""
+
+    def problems(self) -> set[str]:
+        """What its newest agent has called a problem and not yet solved."""
+        said = self.log().rpartition("started version")[2]
+        found: set[str] = set()
+        for kind, what in PROBLEM.findall(said):
+            (found.add if kind == "problem" else found.discard)(what)
+        return found
 
     def close(self) -> None:
         """End every process of the node and the node."""
