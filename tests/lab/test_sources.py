@@ -1,0 +1,332 @@
+"""Pod networks from the Node's spec and from a file: late, changed, broken, gone; pods that run lose nothing."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+import pytest
+
+from tests.lab.faults import says, spoken
+from tests.lab.lab import ApiKind, Lab
+from tests.lab.namespaces import CommandError
+from tests.lab.node import CONFLIST, LabNode
+from tests.lab.pod import Pod
+from tests.lab.sources import (
+    FILE,
+    NODE_IPS,
+    POD_CIDRS,
+    PUBLIC_KEY,
+    announced,
+    closed,
+    expect_no_problem,
+    filed,
+    first_address,
+    gateways,
+    ordered,
+    replace_file,
+    sources,
+    wait_announced,
+)
+from tests.lab.wait import eventually
+from wigglenet_operator.model.facts import WireGuardKind
+
+Join = Callable[..., LabNode]
+BY_FILE = sources("file", "file")
+DIRECTORY = str(PurePath(FILE).parent)
+
+
+@pytest.fixture(scope="module")
+def lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A node with a pod, to which others come."""
+    with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
+        made.add_node("peer")
+        made.pods()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def peer(lab: Lab) -> Pod:
+    return lab.nodes["peer"].pods["pod-peer"]
+
+
+@pytest.fixture
+def join(lab: Lab) -> Iterator[Join]:
+    """`Lab.add_node`, for one test."""
+    names = []
+
+    def joined(name: str, **kind: object) -> LabNode:
+        names.append(name)
+        return lab.add_node(name, **kind)  # type: ignore[arg-type]  # its own
+
+    yield joined
+    for name in names:
+        lab.remove_node(name)
+
+
+@pytest.fixture(scope="module")
+def reader(lab: Lab) -> LabNode:
+    """A node whose networks are in a file."""
+    node = lab.add_node("reader", agent=False, pod_cidrs=(), environment=BY_FILE)
+    replace_file(node, *networks(node))
+    lab.start(node)
+    connected(lab, node, "old")
+    return node
+
+
+def addresses_of(node: LabNode) -> list[str]:
+    """As its kubelet tells them."""
+    return [str(address) for address in node.addresses]
+
+
+def networks(node: LabNode, *, generation: int = 0) -> list[str]:
+    return [filed(node, version, generation=generation) for version in (4, 6)]
+
+
+def connected(lab: Lab, node: LabNode, name: str) -> Pod:
+    """A pod that reaches the peer's and is reached, in all its families."""
+    pod, peer = node.pod(name), lab.nodes["peer"].pods["pod-peer"]
+    pod.wait_connected()
+    for one, other, version in both_ways(pod, peer):
+        eventually(
+            lambda o=one, a=other.addresses[version]: o.pings(a, seconds=0.2),  # type: ignore[misc]  # bool
+            what=f"{one.name} reaches {other.name} by IPv{version}",
+            seconds=20,
+        )
+    return pod
+
+
+def both_ways(pod: Pod, peer: Pod) -> list[tuple[Pod, Pod, int]]:
+    return [pair for version in pod.addresses for pair in ((pod, peer, version), (peer, pod, version))]
+
+
+def expect_unconfigured(lab: Lab, node: LabNode) -> None:
+    """Nothing is there that a waiting node must not have."""
+    assert node.conflist() is None
+    assert not gateways(node)
+    assert not closed(node)
+    assert not {PUBLIC_KEY, NODE_IPS, POD_CIDRS} & lab.annotations(node.name).keys()
+
+
+def expect_waiting(lab: Lab, node: LabNode, *reason: str) -> None:
+    """The log and the status have the reason, and the node is not configured."""
+    says(node, "problem", *reason, since=0)
+    name = node.name
+
+    def waits() -> bool:
+        status = json.loads(lab.annotations(name).get("wigglenet/status", '{"phase": "", "problems": []}'))
+        return status["phase"] == "Waiting" and any(all(word in p for word in reason) for p in status["problems"])
+
+    eventually(waits, what=f"the status of {name} has {reason}", seconds=20)
+    expect_unconfigured(lab, node)
+
+
+def test_a_node_without_pod_cidrs_waits_for_them_and_says_so(lab: Lab, join: Join) -> None:
+    node = join("late", pod_cidrs=())
+    expect_waiting(lab, node, "spec.podCIDRs")
+
+    node.pod_cidrs = (filed(node, 4), filed(node, 6))
+    lab.api.admin.complete_node(node.name, node.pod_cidrs, addresses_of(node))
+    connected(lab, node, "first")
+    wait_announced(lab, node, node.pod_cidrs)
+
+
+def test_a_node_that_is_registered_anew_with_other_networks_moves_pod_by_pod(lab: Lab, join: Join, peer: Pod) -> None:
+    node = join("anew")
+    before, after = node.pod_cidrs, (filed(node, 4), filed(node, 6))
+    old = connected(lab, node, "old")
+    with lab.no_loss(both_ways(old, peer)):
+        lab.api.admin.delete_node(node.name)
+        eventually(lambda: node.conflist() is None, what="no pod starts without a Node")
+        lab.api.admin.create_node(node.name, (), addresses_of(node))
+        lab.give_credentials(node)
+        wait_announced(lab, node, before, seconds=20)
+        assert node.conflist() is None, "a pod could get a network that is no longer this node's"
+        lab.api.admin.complete_node(node.name, after, addresses_of(node))
+        eventually(lambda: node.subnets() == list(after), what="new pods get the new networks", seconds=20)
+        new = connected(lab, node, "new")
+        wait_announced(lab, node, (*before, *after))
+    assert new.pings(old.addresses[4])
+    assert new.pings(old.addresses[6])
+    expect_moved(lab, node, old, after)
+
+
+def expect_moved(lab: Lab, node: LabNode, old: Pod, after: Sequence[str]) -> None:
+    """When the last old pod has gone, so has its network, everywhere; a new one loses nothing meanwhile."""
+    before = set(announced(lab, node)) - set(after)
+    assert before
+    new, peer = node.pods["new"], lab.nodes["peer"].pods["pod-peer"]
+    with lab.no_loss(both_ways(new, peer)):
+        old.delete()
+        del node.pods[old.name]
+        wait_announced(lab, node, after)
+    assert not before & lab.nodes["peer"].routes()
+    assert before <= closed(lab.nodes["peer"]), "somebody could still send to it, and that must not leave in clear"
+
+
+def test_a_file_may_come_after_the_agent_and_so_may_its_directory(lab: Lab, join: Join) -> None:
+    node = join("cloud", pod_cidrs=(), environment=BY_FILE)
+    expect_waiting(lab, node, FILE)
+
+    replace_file(node, *networks(node))
+    eventually(node.conflist, what="the file is noticed", seconds=12)
+    connected(lab, node, "first")
+    wait_announced(lab, node, networks(node))
+
+
+def test_half_a_file_is_not_enough(lab: Lab, join: Join) -> None:
+    node = join("half", agent=False, pod_cidrs=(), environment=BY_FILE)
+    replace_file(node, filed(node, 4))
+    lab.start(node)
+    says(node, "problem", FILE, "IPv6", since=0)
+    assert node.conflist() is None
+    assert filed(node, 6) not in announced(lab, node)
+
+    with node.path(FILE).open("a") as file:
+        file.write(f"{filed(node, 6)}\n")
+    connected(lab, node, "first")
+
+
+class Harm(NamedTuple):
+    """What somebody does to the file, and what the agent says then."""
+
+    name: str
+    script: str
+    words: tuple[str, ...] = (FILE,)
+
+
+HARMS = (
+    Harm("removed", "rm {file}"),
+    Harm("removed with its directories", "rm -r /run/cloud"),
+    Harm("truncated", ": >{file}"),
+    Harm("comments only", "echo '# 10.1.3.0/24' >{file}"),
+    Harm("bad line, edited in place", "printf '\\n# nothing\\n\\n10.1.3.4.5/24\\n' >>{file}", (FILE, "line 6")),
+    Harm("bad line, replaced", "printf '{v4}\\n{v6} public\\n' >{file}.new; mv {file}.new {file}", (FILE, "line 2")),
+    Harm("address of a family that is none", "printf '{v4}\\n{v6}\\n10.1.3.0/33\\n' >{file}", (FILE, "line 3")),
+    Harm("junk", "head -c 5000 /dev/urandom >{file}"),
+    Harm("no UTF-8", "printf '{v4}\\n{v6}\\n\\377\\376\\n' >{file}"),
+    Harm("endless", "truncate -s 200M {file}"),
+    Harm("a directory", "rm {file}; mkdir {file}"),
+    Harm("a link to nowhere", "ln -sf /run/nowhere {file}"),
+    Harm("a link to itself", "rm {file}; ln -s {file} {file}"),
+    Harm("a pipe", "rm {file}; mkfifo {file}"),
+    Harm("default routes", "printf '0.0.0.0/0\\n{v6}\\n' >{file}", ("0.0.0.0/0",)),
+    Harm("a network around all others'", "printf '10.1.0.0/16\\n{v6}\\n' >{file}", ("10.1.0.0/16",)),
+    Harm("the peer's network", "printf '{peer}\\n{v6}\\n' >{file}", ("{peer}", "peer")),
+    Harm("no IPv6", "printf '{v4}\\n' >{file}", (FILE, "IPv6")),
+    Harm("no IPv4", "printf '{v6}\\n' >{file}", (FILE, "IPv4")),
+    Harm("too small for a pod", "printf '{v4}\\n{v6}\\n' | sed 's,/24,/31,' >{file}", ("10.1.", "/31")),
+)
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=[harm.name for harm in HARMS])
+def test_while_the_file_is_of_no_use_no_pod_starts_and_those_that_run_lose_nothing(
+    lab: Lab, reader: LabNode, peer: Pod, harm: Harm
+) -> None:
+    values = {"file": FILE, "v4": filed(reader, 4), "v6": filed(reader, 6), "peer": lab.nodes["peer"].pod_cidrs[0]}
+    said = spoken(reader)
+    with lab.no_loss(both_ways(reader.pods["old"], peer)):
+        try:
+            reader.place.run("sh", "-ec", harm.script.format_map(values))
+            eventually(lambda: reader.conflist() is None, what="no pod starts")
+            says(reader, "problem", *(word.format_map(values) for word in harm.words), since=said)
+            assert announced(lab, reader) == ordered(networks(reader))
+        finally:
+            reader.place.run("rm", "-rf", FILE)
+            replace_file(reader, *networks(reader))
+            wait_announced(lab, reader, networks(reader))
+            eventually(lambda: reader.subnets() == networks(reader), what="pods start again")
+    expect_no_problem(reader)
+
+
+def test_comments_blanks_host_bits_and_order_do_not_matter(reader: LabNode) -> None:
+    four, six = networks(reader)
+    inode = reader.path(CONFLIST).stat().st_ino
+    said = spoken(reader)
+    replace_file(reader, "# by hand", "", f"\t{six.replace('::', '::9')}  # public", "", f" {four.replace('.0/', '.7/')} ", six)
+    reader.place.run("ip", "route", "del", "unreachable", four)
+    eventually(lambda: four in closed(reader), what="the agent works")
+
+    assert reader.subnets() == [four, six]
+    assert reader.path(CONFLIST).stat().st_ino == inode, "what says the same is not written anew"
+    assert "problem" not in reader.path("/run/agent.log").read_bytes()[said:].decode()
+
+
+def test_a_file_in_a_projected_volume_is_followed(lab: Lab, join: Join) -> None:
+    """The kubelet swaps a symbolic link beside the file, which is a link itself (AtomicWriter)."""
+    node = join("volume", agent=False, pod_cidrs=(), environment=BY_FILE)
+
+    def project(version: str, *lines: str) -> None:
+        content = "\\n".join(lines)
+        node.place.run(
+            "sh",
+            "-ec",
+            f"mkdir -p {DIRECTORY}; cd {DIRECTORY}; mkdir ..{version};"
+            f"printf '{content}\\n' >..{version}/pod-networks; ln -s ..{version} ..tmp; mv -T ..tmp ..data;"
+            "test -L pod-networks || ln -s ..data/pod-networks pod-networks",
+        )
+
+    project("one", *networks(node))
+    lab.start(node)
+    connected(lab, node, "old")
+    project("two", *networks(node, generation=1))
+    eventually(lambda: node.subnets() == networks(node, generation=1), what="the new file is in force", seconds=3)
+    connected(lab, node, "new")
+
+
+def test_a_pod_has_one_address_of_each_family_and_the_second_range_is_used_when_the_first_is_full(lab: Lab, join: Join) -> None:
+    node = join("ranges", agent=False, pod_cidrs=(), environment=BY_FILE)
+    base = filed(node, 4).removesuffix("0/24")
+    ranges = [
+        f"{base}0/30",
+        f"{base}8/30",
+        filed(node, 6).replace("::/64", "::/126"),
+        filed(node, 6).replace("::/64", "::8/126"),
+    ]
+    replace_file(node, *reversed(ranges))
+    lab.start(node)
+    pods = [connected(lab, node, name) for name in ("one", "two")]
+
+    assert node.subnets() == ranges
+    wait_announced(lab, node, ranges)
+    assert {str(pod.addresses[4]) for pod in pods} == {f"{base}2", f"{base}10"}
+    assert all(pod.addresses.keys() == {4, 6} for pod in pods)
+    assert all(one.pings(other.addresses[v]) for one, other, v in both_ways(pods[0], pods[1]))
+    with pytest.raises(CommandError, match="no IP addresses available"):
+        node.pod("three")
+
+
+def test_when_the_file_changes_old_pods_keep_talking_and_new_ones_get_the_new_network(lab: Lab, join: Join, peer: Pod) -> None:
+    """The agent is killed in the middle of it: nothing is only in its memory."""
+    node = join("changing", agent=False, pod_cidrs=(), environment=BY_FILE)
+    before, after = networks(node), networks(node, generation=1)
+    replace_file(node, *before)
+    lab.start(node)
+    old = connected(lab, node, "old")
+    with lab.no_loss(both_ways(old, peer)):
+        replace_file(node, *after)
+        eventually(lambda: node.subnets() == after, what="new pods get the new networks", seconds=3)
+        wait_announced(lab, node, before + after)
+        node.kill()
+        node.start_agent()
+        new = connected(lab, node, "new")
+        node.place.run("ip", "route", "del", "unreachable", before[0])
+        eventually(lambda: before[0] in closed(node), what="the new agent works", seconds=20)
+        wait_announced(lab, node, before + after)
+        assert node.subnets() == after
+        assert all(one.pings(other.addresses[v]) for one, other, v in both_ways(new, old))
+    assert [first_address(n) for n in after] != [str(a) for a in new.addresses.values()]
+    expect_moved(lab, node, old, after)
+
+
+def test_a_network_that_comes_back_to_the_file_before_its_last_pod_went_never_went(lab: Lab, join: Join, peer: Pod) -> None:
+    node = join("back", agent=False, pod_cidrs=(), environment=BY_FILE)
+    before, after = networks(node), networks(node, generation=1)
+    replace_file(node, *before)
+    lab.start(node)
+    old = connected(lab, node, "old")
+    with lab.no_loss(both_ways(old, peer)):
+        for now, all_of_them in ((after, before + after), (before, before), (before + after, before + after)):
+            replace_file(node, *now)
+            eventually(lambda n=now: set(node.subnets()) == set(n), what=f"{now} in force", seconds=3)  # type: ignore[misc]  # bool
+            wait_announced(lab, node, all_of_them)
