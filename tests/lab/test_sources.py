@@ -33,6 +33,8 @@ from wigglenet_operator.model.facts import WireGuardKind
 
 Join = Callable[..., LabNode]
 BY_FILE = sources("file", "file")
+RESYNC_SECONDS = 12.0
+"""Until an agent sees what no event told it, such as a file in a directory that has just been made."""
 DIRECTORY = str(PurePath(FILE).parent)
 
 
@@ -169,7 +171,7 @@ def test_a_file_may_come_after_the_agent_and_so_may_its_directory(lab: Lab, join
     expect_waiting(lab, node, FILE)
 
     replace_file(node, *networks(node))
-    eventually(node.conflist, what="the file is noticed", seconds=12)
+    eventually(node.conflist, what="the file is noticed", seconds=RESYNC_SECONDS)
     connected(lab, node, "first")
     wait_announced(lab, node, networks(node))
 
@@ -228,14 +230,14 @@ def test_while_the_file_is_of_no_use_no_pod_starts_and_those_that_run_lose_nothi
     with lab.no_loss(both_ways(reader.pods["old"], peer)):
         try:
             reader.place.run("sh", "-ec", harm.script.format_map(values))
-            eventually(lambda: reader.conflist() is None, what="no pod starts")
+            eventually(lambda: reader.conflist() is None, what="no pod starts", seconds=RESYNC_SECONDS)
             says(reader, "problem", *(word.format_map(values) for word in harm.words), since=said)
             assert announced(lab, reader) == ordered(networks(reader))
         finally:
             reader.place.run("rm", "-rf", FILE)
             replace_file(reader, *networks(reader))
+            eventually(lambda: reader.subnets() == networks(reader), what="pods start again", seconds=RESYNC_SECONDS)
             wait_announced(lab, reader, networks(reader))
-            eventually(lambda: reader.subnets() == networks(reader), what="pods start again")
     expect_no_problem(reader)
 
 
