@@ -43,9 +43,9 @@ def announced(lab: Lab, node: LabNode) -> list[str]:
 
 
 def gateways(node: LabNode) -> set[str]:
-    """The addresses of the link but the kernel's own, without their prefix length."""
-    shown = json.loads(node.place.run("ip", "-json", "addr", "show", "dev", LINK, check=False) or '[{"addr_info": []}]')
-    return {address["local"] for address in shown[0]["addr_info"] if address["scope"] != "link"}
+    """The addresses of the link but the kernel's own, without their prefix length; none without a link."""
+    shown = json.loads(node.place.run("ip", "-json", "addr", "show", "dev", LINK, check=False) or "[]")
+    return {address["local"] for link in shown for address in link["addr_info"] if address["scope"] != "link"}
 
 
 def closed(node: LabNode) -> set[str]:
