@@ -90,6 +90,11 @@ def said(node: NodeFacts) -> set[tuple[NodeUID, bool, IPNetwork]]:
     return pods | {(node.uid, False, host_network(a)) for a in addresses}
 
 
+def accepted(nodes: list[NodeFacts], ownership: Ownership) -> set[tuple[NodeUID, bool, IPNetwork]]:
+    """All that was not refused."""
+    return set().union(*map(said, nodes)) - {(uid, *claim) for uid, of in ownership.refused.items() for claim in of}
+
+
 def given_to(nodes: list[NodeFacts], ownership: Ownership) -> list[object]:
     """What the control plane and the kubelets gave, as far as it was accepted, Node by Node."""
     pods = [ownership.pod_networks(n.uid, n.spec_pod_cidrs) for n in nodes]
@@ -98,10 +103,10 @@ def given_to(nodes: list[NodeFacts], ownership: Ownership) -> list[object]:
 
 @given(MIXED, SERVICES)
 def test_no_address_has_two_owners(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
-    accepted = owned(nodes, services=services).accepted
+    held = accepted(nodes, owned(nodes, services=services))
 
-    for uid, for_pods, network in accepted:
-        owners = {(u, p) for u, p, n in accepted if overlap(n, network)}
+    for uid, for_pods, network in held:
+        owners = {(u, p) for u, p, n in held if overlap(n, network)}
         assert owners == {(uid, for_pods)}
 
 
@@ -111,7 +116,7 @@ def test_no_address_is_both_this_nodes_and_a_peers(nodes: list[NodeFacts]) -> No
     everybody = [own, *(replace(n, name=NodeName(f"other-{n.uid}")) for n in nodes)]
     desired, ownership = planned(everybody).desired, owned(everybody)
     assert desired
-    mine = [n for uid, _, n in ownership.accepted if uid == own.uid] + [a.network for a in desired.addresses]
+    mine = [n for uid, _, n in accepted(everybody, ownership) if uid == own.uid] + [a.network for a in desired.addresses]
     theirs = [n for peer in desired.peers.values() for n in peer.allowed_ips]
 
     assert [(m, t) for m in mine for t in theirs if overlap(m, t)] == []
@@ -119,27 +124,31 @@ def test_no_address_is_both_this_nodes_and_a_peers(nodes: list[NodeFacts]) -> No
 
 @given(MIXED, SERVICES)
 def test_nothing_accepted_overlaps_a_service_range(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
-    accepted = owned(nodes, services=services).accepted
+    held = accepted(nodes, owned(nodes, services=services))
 
-    assert [(n, s) for _, _, n in accepted for s in services if overlap(n, s)] == []
+    assert [(n, s) for _, _, n in held for s in services if overlap(n, s)] == []
 
 
 @given(MIXED, SERVICES)
 def test_what_is_refused_might_as_well_not_have_been_said(nodes: list[NodeFacts], services: frozenset[IPNetwork]) -> None:
     before = owned(nodes, services=services)
-    after = owned([only_accepted(n, before) for n in nodes], services=services)
+    without = [only_accepted(n, before) for n in nodes]
+    after = owned(without, services=services)
 
-    assert after == Ownership(accepted=before.accepted, problems=frozenset())
+    assert accepted(without, after) == accepted(nodes, before)
+    assert after == Ownership(refused={}, problems=frozenset())
 
 
 @given(MIXED)
 def test_nothing_is_refused_without_a_reason(nodes: list[NodeFacts]) -> None:
     ownership = owned(nodes)
 
-    for claim in set().union(*map(said, nodes)) - ownership.accepted:
-        alone = owned([only_accepted(n, Ownership(accepted=frozenset({claim}), problems=frozenset())) for n in nodes])
-        rivals = {(u, p) for u, p, n in ownership.accepted if overlap(n, claim[2])} - {claim[:2]}
-        assert rivals or not alone.accepted
+    held, claims = accepted(nodes, ownership), set().union(*map(said, nodes))
+    for claim in claims - held:
+        others = {n.uid: frozenset((p, net) for u, p, net in claims - {claim} if u == n.uid) for n in nodes}
+        lone = [only_accepted(n, Ownership(refused=others, problems=frozenset())) for n in nodes]
+        rivals = {(u, p) for u, p, n in held if overlap(n, claim[2])} - {claim[:2]}
+        assert rivals or not accepted(lone, owned(lone))
 
 
 @given(MIXED, st.randoms(use_true_random=False), SERVICES)
@@ -156,7 +165,7 @@ def test_a_node_that_is_gone_takes_nothing_from_one_that_exists(nodes: list[Node
     existing = [n for n in nodes if not n.departed]
     before, after = owned(existing), owned(nodes)
 
-    assert after.accepted >= before.accepted
+    assert accepted(nodes, after) >= accepted(existing, before)
     assert after.problems == before.problems
 
 

@@ -31,6 +31,12 @@ def host_network(address: IPAddress) -> IPNetwork:
     return IPv6Network((int(address), 128))
 
 
+def bounds(network: IPNetwork) -> tuple[int, int]:
+    """Its first and last address as numbers; `broadcast_address` would make two addresses on the way."""
+    first = int(network.network_address)
+    return first, first | (1 << network.max_prefixlen - network.prefixlen) - 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: README."""

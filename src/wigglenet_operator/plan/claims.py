@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from operator import itemgetter
 from typing import NamedTuple
 
-from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
+from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, bounds, host_network
 from wigglenet_operator.model.report import Problem
 
 NOT_UNICAST: tuple[IPNetwork, ...] = (
@@ -62,15 +63,15 @@ class Claim(NamedTuple):
     @property
     def for_pods(self) -> bool:
         """Whether pods, not the node itself, are behind it."""
-        return self.trust in {Trust.SPEC, Trust.POD_CIDRS}
+        return self.trust is Trust.SPEC or self.trust is Trust.POD_CIDRS  # a set would hash by name, in Python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ownership:
-    """What was accepted, and what was refused by name."""
+    """What was refused; all else that a Node says to have it has."""
 
-    accepted: frozenset[tuple[NodeUID, bool, IPNetwork]]
-    """(node, whether for pods, network); an address is a /32 or /128."""
+    refused: Mapping[NodeUID, frozenset[tuple[bool, IPNetwork]]]
+    """By Node (whether for pods, network), never empty; an address is a /32 or /128."""
     problems: frozenset[Problem]
     owned: Mapping[int, "_Owned"] = field(default_factory=dict, compare=False)
     """All that was accepted, by IP version."""
@@ -82,13 +83,15 @@ class Ownership:
         holder = self.owned[address.version].holder(int(address))
         return f"it lies in a pod network of node {holder.name[:NAME_SHOWN]}" if holder and holder.for_pods else ""
 
-    def pod_networks(self, uid: NodeUID, networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
+    def pod_networks(self, uid: NodeUID, networks: frozenset[IPNetwork]) -> frozenset[IPNetwork]:
         """Those of a Node's pod networks that were accepted."""
-        return frozenset(n for n in networks if (uid, True, n) in self.accepted)
+        refused = self.refused.get(uid)
+        return frozenset(n for n in networks if (True, n) not in refused) if refused else networks
 
     def addresses(self, uid: NodeUID, addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
         """Those of a Node's addresses that were accepted, in the given order, without repeats."""
-        return tuple(dict.fromkeys(a for a in addresses if (uid, False, host_network(a)) in self.accepted))
+        refused = self.refused.get(uid)
+        return tuple(dict.fromkeys(a for a in addresses if not refused or (False, host_network(a)) not in refused))
 
 
 class _Owned:
@@ -123,18 +126,19 @@ def plan_ownership(
 ) -> Ownership:
     """Every claim of the cluster decided; the order of the Nodes makes no difference."""
     owned = {4: _Owned(), 6: _Owned()}
-    accepted: set[tuple[NodeUID, bool, IPNetwork]] = set()
-    refused: dict[tuple[NodeName, Trust], list[str]] = {}
-    taken = sorted(services, key=str)
-    for claim, network in sorted(_claims(nodes), key=lambda pair: pair[0]):
-        reason = _invalid(network, claim=claim, api_server=api_server, services=taken)
+    refused: dict[NodeUID, set[tuple[bool, IPNetwork]]] = {}
+    told: dict[tuple[NodeName, Trust], list[str]] = {}
+    api, taken = _spans([host_network(api_server)] if api_server else []), _spans(sorted(services, key=str))
+    for claim, network in sorted(_claims(nodes), key=itemgetter(0)):
+        reason = _invalid(network, claim=claim, api=api, services=taken)
         if not reason and (rival := owned[claim.family].rival(claim)):
             reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}"
-        if not reason:
-            accepted.add((claim.uid, claim.for_pods, network))
-        elif not claim.past:  # there is nothing to mend
-            refused.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
-    return Ownership(accepted=frozenset(accepted), problems=frozenset(_named(refused)), owned=owned)
+        if reason:
+            refused.setdefault(claim.uid, set()).add((claim.for_pods, network))
+        if reason and not claim.past:  # there is nothing to mend in the past
+            told.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
+    problems = frozenset(_named(told))
+    return Ownership(refused={uid: frozenset(of) for uid, of in refused.items()}, problems=problems, owned=owned)
 
 
 def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[Problem]:
@@ -150,7 +154,7 @@ def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
         for trust, name, networks in _said(node):
             past = node.departed or name in node.inherited
             for n in networks:
-                first, last = int(n.network_address), int(n.broadcast_address)
+                first, last = bounds(n)
                 yield Claim(past, trust, node.created, node.uid, n.version, first, last, node.name), n
 
 
@@ -163,23 +167,38 @@ def _said(node: NodeFacts) -> Iterator[tuple[Trust, str, Iterable[IPNetwork]]]:
     yield Trust.NODE_IPS, "node_ips", map(host_network, node.node_ips)
 
 
-def _invalid(network: IPNetwork, *, claim: Claim, api_server: IPAddress | None, services: Iterable[IPNetwork]) -> str:
+Spans = Mapping[int, Sequence[tuple[int, int, IPNetwork]]]
+"""First and last address of networks as numbers, by IP version: every claim is compared with them."""
+
+
+def _spans(networks: Iterable[IPNetwork]) -> Spans:
+    spans: dict[int, list[tuple[int, int, IPNetwork]]] = {4: [], 6: []}
+    for n in networks:
+        spans[n.version].append((*bounds(n), n))
+    return spans
+
+
+SPECIAL = _spans(NOT_UNICAST)
+
+
+def _invalid(network: IPNetwork, *, claim: Claim, api: Spans, services: Spans) -> str:
     """Why nobody can have this network; empty if somebody can."""
     if network.prefixlen == 0:
         return "a default route belongs to nobody"
-    if any(_overlap(claim, n) for n in NOT_UNICAST):
+    if _overlapped(claim, SPECIAL):
         return NO_UNICAST
-    if network.prefixlen < SHORTEST[network.version]:
-        return f"it is too large for one node; the shortest prefix is /{SHORTEST[network.version]}"
-    if claim.for_pods and api_server is not None and api_server in network:
-        return f"it holds the API server's address {api_server}"
-    for service in services:
-        if _overlap(claim, service):
-            return f"it overlaps the Service range {service}"
+    if network.prefixlen < SHORTEST[claim.family]:
+        return f"it is too large for one node; the shortest prefix is /{SHORTEST[claim.family]}"
+    if claim.for_pods and (server := _overlapped(claim, api)):
+        return f"it holds the API server's address {server.network_address}"
+    if service := _overlapped(claim, services):
+        return f"it overlaps the Service range {service}"
     return ""
 
 
-def _overlap(claim: Claim, network: IPNetwork) -> bool:
-    if claim.family != network.version:
-        return False
-    return claim.first <= int(network.broadcast_address) and int(network.network_address) <= claim.last
+def _overlapped(claim: Claim, spans: Spans) -> IPNetwork | None:
+    """The first network that has an address of the claim."""
+    for first, last, network in spans[claim.family]:
+        if claim.first <= last and first <= claim.last:
+            return network
+    return None

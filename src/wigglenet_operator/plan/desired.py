@@ -109,7 +109,8 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
         return Plan(desired=None, problems=decoded | sourced.problems)
     own = nodes[found.name] = _as_this_agent_says(found, sourced, host)
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
-    networks = plan_node_networks(own, ownership)
+    announced = {name: plan_node_networks(node, ownership) for name, node in nodes.items()}
+    networks = announced[own.name]
     families = plan_families(own, ownership, allowed=config.endpoint_versions)
     firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes, families))
     problems = decoded | ownership.problems | plan_dropped(host.dropping_chains, networks)
@@ -118,12 +119,11 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
     tunnelled = config.tunnelled & host.versions
     others = [n for n in nodes.values() if n is not own]
     members = plan_members(others, own, own_key=host.public_key)
-    peers, unreachable = plan_peers(members.by_key, ownership, families, config)
+    peers, unreachable = plan_peers(members.by_key, announced, ownership, families, config)
     mtu, mtu_problems = plan_mtu(config, host, peers.values())
     unfit = _unfit_for_pods(own, sourced, ownership, host) | sourced.problems
     new = collapsed(ownership.pod_networks(own.uid, sourced.new))
-    routed = chain.from_iterable(plan_node_networks(members.by_key[key], ownership) for key in peers)
-    announced = chain.from_iterable(plan_node_networks(n, ownership) for n in nodes.values())
+    routed = chain.from_iterable(announced[members.by_key[key].name] for key in peers)
     desired = DesiredState(
         sysctls=plan_sysctls(config, host.versions),
         annotations=plan_annotations(host.public_key, ownership.addresses(own.uid, own.node_ips), networks),
@@ -134,7 +134,7 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
         desired = replace(
             desired,
             key={str(config.key_path): host.stored_key or host.public_key},
-            closed=plan_closed_routes(n for n in announced if n.version in tunnelled),
+            closed=plan_closed_routes(n for n in chain.from_iterable(announced.values()) if n.version in tunnelled),
             device={config.link: Device(public_key=host.public_key, port=config.port)},
             link={config.link: Link(mtu=mtu)},
             addresses=plan_gateways(n for n in networks if n.version in tunnelled),

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwork, NodeFacts, host_network
+from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
 from wigglenet_operator.plan.claims import Ownership
@@ -61,11 +61,11 @@ def plan_zones(
 ) -> Zones:
     """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
     addresses = chain.from_iterable(plan_node_addresses(n, ownership, families) for n in nodes)
-    pods = chain.from_iterable(ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes)
+    pods = (ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes)
     return Zones(
         own=frozenset(plan_node_networks(own, ownership)),
         home=own.pod_cidrs,
-        pods=frozenset(pods),
+        pods=frozenset().union(*pods),
         nodes=frozenset(map(host_network, addresses)),
         doors=plan_doors(own.pod_cidrs, routes),
     )
@@ -107,10 +107,10 @@ def outermost(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
     """Those that lie in no other, each once, ascending by family: what a set of intervals can have."""
     last = -1
     version = 0
-    for v, first, length, network in sorted({(n.version, int(n.network_address), n.prefixlen, n) for n in networks}):
+    for v, first, _, network in sorted((n.version, int(n.network_address), n.prefixlen, n) for n in networks):
         if v != version or first > last:
             yield network
-            version, last = v, first + (1 << network.max_prefixlen - length) - 1
+            version, last = v, bounds(network)[1]
 
 
 class _Family:

@@ -89,9 +89,9 @@ def pod_links(routes: Iterable[ForeignRoute]) -> Iterator[tuple[str, IPAddress]]
 def collapsed(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     """The same addresses in the fewest networks: IPv6 first, each family ascending (the order of the annotation)."""
     both = tuple(networks)
-    six = collapse_addresses(n for n in both if isinstance(n, IPv6Network))
-    four = collapse_addresses(n for n in both if isinstance(n, IPv4Network))
-    return (*six, *four)
+    six = [n for n in both if isinstance(n, IPv6Network)]
+    four = [n for n in both if isinstance(n, IPv4Network)]
+    return (*(collapse_addresses(six) if len(six) > 1 else six), *(collapse_addresses(four) if len(four) > 1 else four))
 
 
 def plan_node_networks(node: NodeFacts, ownership: Ownership) -> tuple[IPNetwork, ...]:

@@ -2,9 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 
 from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import ForeignRoute, IPNetwork
+from wigglenet_operator.model.facts import ForeignRoute, IPNetwork, bounds
 from wigglenet_operator.model.report import Problem
 
 DEFAULT_METRIC = {4: 0, 6: 1024}
@@ -67,10 +68,11 @@ Ranges = list[tuple[int, int, IPNetwork]]
 
 
 def _ranges(keys: Iterable[RouteKey]) -> Ranges:
-    return sorted((int(key.to.broadcast_address), int(key.to.network_address), key.to) for key in keys)
+    return sorted((*bounds(key.to)[::-1], key.to) for key in keys)
 
 
 def _overlapped(network: IPNetwork, ranges: Ranges) -> IPNetwork | None:
     """The first of the networks that has an address in common."""
-    at = bisect_left(ranges, int(network.network_address), key=lambda one: one[0])
-    return ranges[at][2] if at < len(ranges) and ranges[at][1] <= int(network.broadcast_address) else None
+    first, last = bounds(network)
+    at = bisect_left(ranges, first, key=itemgetter(0))
+    return ranges[at][2] if at < len(ranges) and ranges[at][1] <= last else None

@@ -5,10 +5,18 @@ from dataclasses import dataclass, replace
 
 from wigglenet_operator.model.config import MIN_MTU, AgentConfig
 from wigglenet_operator.model.desired import Endpoint, Peer
-from wigglenet_operator.model.facts import HostFacts, IPAddress, NodeFacts, PublicKey, WireGuardKind, host_network
+from wigglenet_operator.model.facts import (
+    HostFacts,
+    IPAddress,
+    IPNetwork,
+    NodeFacts,
+    NodeName,
+    PublicKey,
+    WireGuardKind,
+    host_network,
+)
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
-from wigglenet_operator.plan.pod_networks import plan_node_networks
 
 DARK_SECONDS = 15
 """How long a peer may be silent while we send before its announced endpoint is tried again."""
@@ -56,9 +64,13 @@ def plan_families(own: NodeFacts, ownership: Ownership, *, allowed: frozenset[in
 
 
 def plan_peers(
-    members: Mapping[PublicKey, NodeFacts], ownership: Ownership, families: Families, config: AgentConfig
+    members: Mapping[PublicKey, NodeFacts],
+    networks: Mapping[NodeName, tuple[IPNetwork, ...]],
+    ownership: Ownership,
+    families: Families,
+    config: AgentConfig,
 ) -> tuple[dict[PublicKey, Peer], frozenset[Problem]]:
-    """A peer for each member that can be reached; the others are named, and so is a bad wigglenet/endpoint."""
+    """A peer for each member that can be reached, with its networks; the others are named, as is a bad wigglenet/endpoint."""
     peers: dict[PublicKey, Peer] = {}
     problems: set[Problem] = set()
     for key, node in members.items():
@@ -74,7 +86,7 @@ def plan_peers(
                 problems.add(Problem(subject=f"node {node.name}", text=text))
             continue
         own_addresses = map(host_network, _addresses(node, ownership))
-        allowed = frozenset((*plan_node_networks(node, ownership), *own_addresses))
+        allowed = frozenset((*networks[node.name], *own_addresses))
         endpoint = Endpoint(address=address, port=port or config.port)
         peers[key] = Peer(endpoint=endpoint, allowed_ips=allowed, keepalive=config.keepalive)
     return peers, frozenset(problems)
