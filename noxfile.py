@@ -145,6 +145,7 @@ def bench(session: nox.Session) -> None:
     run(session, "python", "-m", "tests.bench", *arguments)
     run(session, "python", "-m", "tests.bench.wireguard", "--wireguard", "userspace")
     run(session, "python", "-m", "tests.bench.firewall")
+    run(session, "python", "-m", "tests.bench.plan")
 
 
 @nox.session(default=False)
