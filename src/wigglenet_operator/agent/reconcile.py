@@ -10,7 +10,8 @@ from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts, WireGuardKind
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
-from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
+from wigglenet_operator.plan.desired import Memory, Plan, settle
+from wigglenet_operator.plan.planner import Planner
 from wigglenet_operator.plan.repairs import hold_back
 
 WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True, registered=False)
@@ -31,6 +32,7 @@ class Reconciler:
         """`look` tells of this node, `clock` gives monotonic and Unix time in seconds."""
         self._store, self._config, self._tables = store, config, tables
         self._look, self._clock = look, clock
+        self._planner = Planner(config)
         self._memory = Memory()
 
     async def turn(self) -> TurnReport:
@@ -40,7 +42,7 @@ class Reconciler:
             return WAITING
         actual = await observe(self._tables)
         host = await self._look(cluster)
-        planned = plan(cluster, self._config, host, self._memory.networks)
+        planned = self._planner.plan(cluster, host, self._memory.networks)
         if planned.desired is None:
             return TurnReport(
                 steps=await withdraw(self._tables, actual),

@@ -46,4 +46,8 @@ def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
 
 def patched(actual: Mapping[K, V], changes: Changes[K, V]) -> dict[K, V]:
     """What is there after the changes were applied."""
-    return {k: v for k, v in actual.items() if k not in changes.remove} | dict(changes.put)
+    there = dict(actual)  # a copy need not hash every key again
+    for key in changes.remove:
+        there.pop(key, None)
+    there.update(changes.put)
+    return there

@@ -8,10 +8,11 @@ address".
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -73,8 +74,10 @@ class Ownership:
     refused: Mapping[NodeUID, frozenset[tuple[bool, IPNetwork]]]
     """By Node (whether for pods, network), never empty; an address is a /32 or /128."""
     problems: frozenset[Problem]
-    owned: Mapping[int, "_Owned"] = field(default_factory=dict, compare=False)
+    owned: Mapping[int, "_Ranges"] = field(default_factory=dict, compare=False)
     """All that was accepted, by IP version."""
+    disputed: Mapping[int, "_Ranges"] = field(default_factory=dict, compare=False)
+    """All that was refused for somebody else's sake."""
 
     def refused_endpoint(self, address: IPAddress) -> str:
         """Why packets of the tunnel cannot go to an address that nobody claims; empty if they can."""
@@ -93,9 +96,27 @@ class Ownership:
         refused = self.refused.get(uid)
         return tuple(dict.fromkeys(a for a in addresses if not refused or (False, host_network(a)) not in refused))
 
+    def apart(self, nodes: Collection[NodeFacts]) -> bool:
+        """Whether nobody but these Nodes has, or would like to have, an address of what they claim."""
+        uids = {node.uid for node in nodes}
+        for claim, _ in claims(nodes):
+            others = (other for other in self.owned[claim.family].overlapping(claim) if other.uid not in uids)
+            if next(chain(others, self.disputed[claim.family].overlapping(claim)), None):
+                return False
+        return True
 
-class _Owned:
-    """Disjoint accepted ranges of one family, sorted, so that an overlap is found by bisection."""
+    def exchanged(self, gone: "Ownership", came: "Ownership") -> "Ownership":
+        """Without the one part and with the other; both are of Nodes that are apart from all others."""
+        return Ownership(
+            refused={uid: of for uid, of in self.refused.items() if uid not in gone.refused} | dict(came.refused),
+            problems=(self.problems - gone.problems) | came.problems,
+            owned={v: ranges.exchanged(gone.owned[v], came.owned[v]) for v, ranges in self.owned.items()},
+            disputed={v: ranges.exchanged(gone.disputed[v], came.disputed[v]) for v, ranges in self.disputed.items()},
+        )
+
+
+class _Ranges:
+    """Disjoint claims of one family, sorted, so that an overlap is found by bisection."""
 
     def __init__(self) -> None:
         self.lasts: list[int] = []
@@ -106,39 +127,65 @@ class _Owned:
         at = bisect_left(self.lasts, address)
         return self.claims[at] if at < len(self.claims) and self.claims[at].first <= address else None
 
+    def overlapping(self, claim: Claim) -> Iterator[Claim]:
+        """Those that have an address of the claim, ascending."""
+        at = bisect_left(self.lasts, claim.first)
+        while at < len(self.claims) and self.claims[at].first <= claim.last:
+            yield self.claims[at]
+            at += 1
+
     def rival(self, claim: Claim) -> Claim | None:
-        """The accepted claim of another Node or purpose that overlaps, if any; else the claim is accepted."""
-        low = high = bisect_left(self.lasts, claim.first)
-        while high < len(self.claims) and self.claims[high].first <= claim.last:
-            other = self.claims[high]
+        """The first of another Node or purpose that overlaps, if any."""
+        for other in self.overlapping(claim):
             if (other.uid, other.for_pods) != (claim.uid, claim.for_pods):
                 return other
-            high += 1
-        covered = high > low and self.claims[low].first <= claim.first and self.claims[low].last >= claim.last
-        if not covered:  # networks nest or are apart: the new one holds all that it overlaps
-            self.lasts[low:high] = [claim.last]
-            self.claims[low:high] = [claim]
         return None
+
+    def add(self, claim: Claim) -> None:
+        """Networks nest or are apart: the claim holds all that it overlaps, or is held by it."""
+        held = [*self.overlapping(claim)]
+        if not held or held[0].first > claim.first or held[0].last < claim.last:
+            low = bisect_left(self.lasts, claim.first)
+            self.lasts[low : low + len(held)] = [claim.last]
+            self.claims[low : low + len(held)] = [claim]
+
+    def exchanged(self, gone: "_Ranges", came: "_Ranges") -> "_Ranges":
+        """Without the ones, all of which are here, and with the others."""
+        ranges = _Ranges()
+        ranges.lasts, ranges.claims = self.lasts.copy(), self.claims.copy()
+        for claim in gone.claims:
+            at = bisect_left(ranges.lasts, claim.last)
+            del ranges.lasts[at], ranges.claims[at]
+        for claim in came.claims:
+            ranges.add(claim)
+        return ranges
 
 
 def plan_ownership(
     nodes: Iterable[NodeFacts], *, api_server: IPAddress | None, services: frozenset[IPNetwork] = frozenset()
 ) -> Ownership:
     """Every claim of the cluster decided; the order of the Nodes makes no difference."""
-    owned = {4: _Owned(), 6: _Owned()}
+    owned, disputed = {4: _Ranges(), 6: _Ranges()}, {4: _Ranges(), 6: _Ranges()}
     refused: dict[NodeUID, set[tuple[bool, IPNetwork]]] = {}
     told: dict[tuple[NodeName, Trust], list[str]] = {}
     api, taken = _spans([host_network(api_server)] if api_server else []), _spans(sorted(services, key=str))
-    for claim, network in sorted(_claims(nodes), key=itemgetter(0)):
+    for claim, network in sorted(claims(nodes), key=itemgetter(0)):
         reason = _invalid(network, claim=claim, api=api, services=taken)
         if not reason and (rival := owned[claim.family].rival(claim)):
             reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}"
-        if reason:
-            refused.setdefault(claim.uid, set()).add((claim.for_pods, network))
-        if reason and not claim.past:  # there is nothing to mend in the past
+            disputed[claim.family].add(claim)
+        if not reason:
+            owned[claim.family].add(claim)
+            continue
+        refused.setdefault(claim.uid, set()).add((claim.for_pods, network))
+        if not claim.past:  # there is nothing to mend
             told.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
-    problems = frozenset(_named(told))
-    return Ownership(refused={uid: frozenset(of) for uid, of in refused.items()}, problems=problems, owned=owned)
+    return Ownership(
+        refused={uid: frozenset(of) for uid, of in refused.items()},
+        problems=frozenset(_named(told)),
+        owned=owned,
+        disputed=disputed,
+    )
 
 
 def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[Problem]:
@@ -149,7 +196,8 @@ def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[
         yield from (Problem(subject=f"node {name}", text=text) for text in (*texts[:NAMED], *rest))
 
 
-def _claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
+def claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:
+    """All that they say, right or wrong."""
     for node in nodes:
         for trust, name, networks in _said(node):
             past = node.departed or name in node.inherited

@@ -95,18 +95,45 @@ class Plan:
     """This node's pod networks."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A plan without link and CNI file, whose MTU every peer has a say in: all else that a Node adds to it is its own."""
+
+    plan: Plan
+    starting: tuple[IPNetwork, ...] = ()
+    """Networks for pods that start now; empty if none may."""
+    ownership: Ownership | None = None
+    """None while there is too little to plan."""
+
+
 def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork] = ()) -> Plan:
     """Total: any cluster gives a plan, a bad Node costs that Node only. `earlier`: own networks of plans before."""
+    return finish(plan_draft(cluster, config, host, earlier), config, host)
+
+
+def finish(draft: Draft, config: AgentConfig, host: HostFacts) -> Plan:
+    """The plan, with the MTU that is good for every peer."""
+    desired = draft.plan.desired
+    if desired is None or config.firewall_only:
+        return draft.plan
+    mtu, problems = plan_mtu(config, host, desired.peers.values())
+    link = {config.link: Link(mtu=mtu)} if host.public_key else {}
+    cni = {str(config.cni_path): render_conflist(draft.starting, mtu=mtu)} if draft.starting else {}
+    return replace(draft.plan, desired=replace(desired, link=link, cni=cni), problems=draft.plan.problems | problems)
+
+
+def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork]) -> Draft:
+    """Everything but the MTU."""
     nodes = _known_by_name(cluster)
     decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values() if not n.departed))
     found = nodes.get(config.node_name)
     if found is None or found.departed:
         text = "this agent's own Node is not there; everything stays as it is until it is, but no pod starts"
         problem = Problem(subject=f"node {config.node_name}", text=text)
-        return Plan(desired=None, problems=decoded | {problem}, registered=False)
+        return Draft(plan=Plan(desired=None, problems=decoded | {problem}, registered=False))
     sourced = plan_sources(found, config, host, earlier)
     if not sourced.all:
-        return Plan(desired=None, problems=decoded | sourced.problems)
+        return Draft(plan=Plan(desired=None, problems=decoded | sourced.problems))
     own = nodes[found.name] = _as_this_agent_says(found, sourced, host)
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
     announced = {name: plan_node_networks(node, ownership) for name, node in nodes.items()}
@@ -115,20 +142,18 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
     firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes, families))
     problems = decoded | ownership.problems | plan_dropped(host.dropping_chains, networks)
     if config.firewall_only:
-        return Plan(desired=DesiredState(firewall=firewall), problems=problems, contested=ownership.problems)
+        desired = DesiredState(firewall=firewall)
+        return Draft(plan=Plan(desired=desired, problems=problems, contested=ownership.problems), ownership=ownership)
     tunnelled = config.tunnelled & host.versions
     others = [n for n in nodes.values() if n is not own]
     members = plan_members(others, own, own_key=host.public_key)
     peers, unreachable = plan_peers(members.by_key, announced, ownership, families, config)
-    mtu, mtu_problems = plan_mtu(config, host, peers.values())
     unfit = _unfit_for_pods(own, sourced, ownership, host) | sourced.problems
-    new = collapsed(ownership.pod_networks(own.uid, sourced.new))
     routed = chain.from_iterable(announced[members.by_key[key].name] for key in peers)
     desired = DesiredState(
         sysctls=plan_sysctls(config, host.versions),
         annotations=plan_annotations(host.public_key, ownership.addresses(own.uid, own.node_ips), networks),
         firewall=firewall,
-        cni={} if unfit else {str(config.cni_path): render_conflist(new, mtu=mtu)},
     )
     if host.public_key is not None:
         desired = replace(
@@ -136,19 +161,20 @@ def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: C
             key={str(config.key_path): host.stored_key or host.public_key},
             closed=plan_closed_routes(n for n in chain.from_iterable(announced.values()) if n.version in tunnelled),
             device={config.link: Device(public_key=host.public_key, port=config.port)},
-            link={config.link: Link(mtu=mtu)},
             addresses=plan_gateways(n for n in networks if n.version in tunnelled),
             peers=peers,
             routes=plan_tunnel_routes(n for n in routed if n.version in tunnelled),
         )
-    problems |= members.problems | unreachable | mtu_problems | unfit | _missing_links(host)
+    problems |= members.problems | unreachable | unfit | _missing_links(host)
     problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, desired.routes)
-    return Plan(
+    whole = Plan(
         desired=desired,
         problems=problems | _replaced_key(config, host),
         contested=ownership.problems | members.problems,
         networks=frozenset(networks),
     )
+    starting = () if unfit else collapsed(ownership.pod_networks(own.uid, sourced.new))
+    return Draft(plan=whole, starting=starting, ownership=ownership)
 
 
 def plan_sysctls(config: AgentConfig, versions: frozenset[int]) -> dict[str, str]:

@@ -117,7 +117,7 @@ def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tup
     if config.mtu is not None:
         return config.mtu, frozenset()
     least = MIN_MTU + config.overhead
-    paths = [host.path_mtus[p.endpoint.address] for p in peers if p.endpoint and p.endpoint.address in host.path_mtus]
+    paths = [mtu for p in peers if p.endpoint and (mtu := host.path_mtus.get(p.endpoint.address))]
     underlay = min(paths, default=host.default_mtu or least)
     if underlay < least:
         text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} to pods; raise it to {least}"
