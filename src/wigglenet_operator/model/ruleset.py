@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from wigglenet_operator.model.facts import IPNetwork
+from wigglenet_operator.model.facts import IPAddress, IPNetwork
 
 FAMILY, TABLE = "inet", "wigglenet"
 """The one table that is ours."""
@@ -32,9 +32,14 @@ Ruleset = Mapping[Item, Content]
 
 
 def element_text(network: IPNetwork) -> str:
-    """A network as an element, in nft's words: an address without its length, one that embeds IPv4 dotted (inet_ntop(3))."""
-    text = str(network.network_address)
-    number = int(network.network_address)
-    if network.version == 6 and number >> 32 in {0, 0xFFFF} and number >> 16:
-        text = ("::ffff:" if number >> 32 else "::") + str(IPv4Address(number & 0xFFFFFFFF))
+    """A network as an element, in nft's words: an address without its length."""
+    text = address_text(network.network_address)
     return text if network.prefixlen == network.max_prefixlen else f"{text}/{network.prefixlen}"
+
+
+def address_text(address: IPAddress) -> str:
+    """An address as an element; one that embeds IPv4 is dotted (inet_ntop(3))."""
+    number = int(address)
+    if address.version == 6 and number >> 32 in {0, 0xFFFF} and number >> 16:
+        return ("::ffff:" if number >> 32 else "::") + str(IPv4Address(number & 0xFFFFFFFF))
+    return str(address)

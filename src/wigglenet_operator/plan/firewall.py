@@ -13,7 +13,7 @@ from itertools import chain
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
+from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import VETH, plan_node_networks, pod_links
 from wigglenet_operator.plan.tunnel import Families, plan_node_addresses
@@ -176,12 +176,15 @@ def _sets(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Iter
     yield Item("set", "wt_doors"), ("typeof iifname",)
     yield from ((Item("set", "wt_doors", f'"{link}"'), "") for link in zones.doors)
     pods = tuple(outermost(zones.pods))
-    usual = [host_network(n.network_address) for n in pods if n.prefixlen == lengths[n.version]]
     rest = [n for n in pods if n.prefixlen != lengths[n.version]]
     direct = (*DIRECT, *config.non_masquerade)
     intervals = {"own": zones.own, "home": zones.home, "rest": rest, "direct": direct}
-    for zone, networks in {**intervals, "pods": usual, "nodes": zones.nodes}.items():
+    sets = {
+        zone: [(n.version, element_text(n)) for n in outermost(of)] for zone, of in {**intervals, "nodes": zones.nodes}.items()
+    }
+    sets["pods"] = [(n.version, address_text(n.network_address)) for n in pods if n.prefixlen == lengths[n.version]]
+    for zone, elements in sets.items():
         flags = ("flags interval",) if zone in intervals else ()
         for version, ip in IP.items():
             yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", *flags)
-        yield from ((Item("set", f"wt_{zone}{n.version}", element_text(n)), "") for n in outermost(networks))
+        yield from ((Item("set", f"wt_{zone}{version}", text), "") for version, text in elements)

@@ -108,8 +108,10 @@ def _endpoint_address(node: NodeFacts, ownership: Ownership, families: Families)
 def plan_node_addresses(node: NodeFacts, ownership: Ownership, families: Families) -> tuple[IPAddress, ...]:
     """From which addresses a node speaks: those of its status, and the one that its peers talk to."""
     known = ownership.addresses(node.uid, node.internal_ips + node.external_ips)
+    if any(address.version in families.allowed for address in known):  # the endpoint is among them
+        return known
     endpoint = _endpoint_address(node, ownership, families)
-    return known if endpoint is None or endpoint in known else (*known, endpoint)
+    return (*known, endpoint) if endpoint else known
 
 
 def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tuple[int, frozenset[Problem]]:
