@@ -88,7 +88,7 @@ def planned(of: Iterable[NodeFacts]) -> Plan:
 
 def whole() -> None:
     """Of a whole cluster, of values that nobody has used before, and of the same values again."""
-    at: dict[int, float] = {}
+    at: dict[int, tuple[float, float]] = {}
     here = facts()
     for size in SIZES:
         cold, warm = Taken(), Taken()
@@ -102,10 +102,12 @@ def whole() -> None:
         goal = "; goal < 100 ms" if size == USUAL else ""
         cold.row(f"plan {size} Nodes, fresh values", f"ms of CPU; its tables from ready values{goal}")
         warm.row(f"plan {size} Nodes, the same again", f"ms of CPU; its tables from ready values{goal}")
-        at[size] = statistics.median(cold.cpu)
+        at[size] = (statistics.median(cold.cpu), statistics.median(cold.floors))
     _, usual, most = SIZES
-    exponent = math.log(at[most] / at[usual]) / math.log(most / usual)
-    print(f"{f'exponent, {usual} to {most} Nodes':<46}{exponent:>8.2f}  1 is linear (goal)", flush=True)
+    exponent, floor = (math.log(b / a) / math.log(most / usual) for a, b in zip(at[usual], at[most], strict=True))
+    print(
+        f"{f'exponent, {usual} to {most} Nodes':<46}{exponent:>8.2f}{floor:>24.2f}  1 is linear (goal); the floor's", flush=True
+    )
 
 
 def changed() -> None:

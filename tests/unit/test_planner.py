@@ -40,7 +40,8 @@ def variants(number: int) -> list[NodeFacts]:
         replace(usual, internal_ips=ips("")),
         replace(usual, created="2025-01-01T00:00:00Z", node_ips=ips(f"198.18.0.{number}")),
         replace(usual, pod_cidrs=nets(f"10.{100 + number}.0.0/25 10.{100 + number}.0.128/25")),
-        replace(usual, pod_cidrs=nets(f"10.{100 + number}.0.0/24 127.0.0.0/24 192.0.2.{number}/32")),
+        replace(usual, pod_cidrs=nets(f"10.{100 + number}.0.0/24 127.0.0.0/24")),
+        replace(usual, pod_cidrs=nets(f"10.{100 + number}.0.0/24 192.0.2.{number}/32")),
         replace(usual, pod_cidrs=wide),
         replace(usual, spec_pod_cidrs=wide),
         replace(usual, endpoint=(ip_address(f"203.0.113.{number}"), None)),
@@ -118,8 +119,8 @@ def step(
 
 
 STEPS: Strategy[Step] = st.one_of(
-    *[step(World.see, strategy) for strategy in (STRANGERS, STRANGERS, STRANGERS, NODES, OWNS, HOSTS)],
-    step(World.lose, st.integers(0, 20), departed=st.booleans()),
+    *[step(World.see, strategy) for strategy in (*[STRANGERS] * 6, NODES.filter(lambda n: n.name != OWN.name), OWNS, HOSTS)],
+    *[step(World.lose, st.integers(0, 20), departed=st.booleans())] * 2,
     step(setattr, st.just("services"), st.frozensets(NETWORKS, max_size=1)),
     step(setattr, st.just("earlier"), st.sampled_from([frozenset(), nets("10.120.0.0/24")])),
 )
@@ -140,13 +141,24 @@ def test_a_planner_that_remembers_plans_the_same(mode: AgentConfig, nodes: list[
     assert told == anew
 
 
+def test_networks_of_plans_before_are_planned_for() -> None:
+    facts = replace(host("a"), foreign_routes=frozenset({ForeignRoute(to=ip_network("10.120.0.7/32"), metric=0, link="veth1")}))
+    remembering = Planner(config("a"))
+    remembering.plan(cluster(OWN), facts)
+
+    assert remembering.plan(cluster(OWN), facts, nets("10.120.0.0/24")).networks == OWN.pod_cidrs | nets("10.120.0.0/24")
+
+
 NODES_THERE = [numbered(0, name="a"), *(numbered(number) for number in range(1, 40))]
 
 
-def planned_after(*nodes: NodeFacts, before: Sequence[NodeFacts] = NODES_THERE, facts: HostFacts | None = None) -> int:
+def planned_after(
+    *nodes: NodeFacts, before: Sequence[Sequence[NodeFacts]] = (NODES_THERE,), facts: HostFacts | None = None
+) -> int:
     """For how many Nodes is planned at once when these are there after those."""
     remembering = Planner(config("a"))
-    remembering.plan(cluster(*before), host("a"))
+    for there in before:
+        remembering.plan(cluster(*there), host("a"))
     with mock.patch.object(planner, "plan_draft", wraps=plan_draft) as spied:
         remembering.plan(cluster(*nodes), facts or host("a"))
     return max((len(call.args[0].nodes) for call in spied.call_args_list), default=0)
@@ -188,8 +200,20 @@ def test_a_node_that_has_to_do_with_another_is_planned_with_all(common: dict[str
     there = [own, replace(first, endpoint=(ip_address("203.0.113.8"), None)), *others]
     newcomer = replace(numbered(50), **common)
 
-    assert planned_after(*there, newcomer, before=there) == len(there) + 1
-    assert planned_after(*there, before=[*there, newcomer]) == len(there)
+    assert planned_after(*there, newcomer, before=[there]) == len(there) + 1
+    assert planned_after(*there, before=[[*there, newcomer]]) == len(there)
+
+
+def test_what_a_node_had_is_free_when_it_is_gone() -> None:
+    heir = replace(numbered(50), name=NodeName("heir"), uid=NodeUID("heir"), public_key=key("heir"))
+
+    assert planned_after(*NODES_THERE, heir, before=[NODES_THERE, [*NODES_THERE, numbered(50)], NODES_THERE]) == 2
+
+
+def test_a_quarrel_of_two_newcomers_is_remembered() -> None:
+    quarrel = [*NODES_THERE, numbered(50), replace(numbered(51), pod_cidrs=nets("10.1.48.0/20"))]
+
+    assert planned_after(*quarrel, numbered(52), before=[NODES_THERE, quarrel]) == len(quarrel) + 1
 
 
 def test_many_nodes_are_planned_with_all_others() -> None:
