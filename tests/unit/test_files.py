@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -220,10 +221,12 @@ def test_a_file_with_anything_else_offers_nothing_and_says_where(tmp_path: Path,
     assert reason in offer.problem.text
 
 
-def test_no_file_and_a_directory_in_its_place_offer_nothing(tmp_path: Path) -> None:
+def test_what_is_no_file_offers_nothing_and_nobody_waits_for_it(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
 
-    for path, reason in ((tmp_path / "missing", "No such file"), (tmp_path / "directory", "Is a directory")):
+    for name, reason in (("missing", "No such file"), ("directory", "s a directory"), ("pipe", "it is no file")):
+        path = tmp_path / name
         problem = PodFile(path).offer().problem
         assert problem
         assert reason in problem.text

@@ -64,6 +64,17 @@ def test_the_right_door_is_for_tunnelled_families(native: int) -> None:
     assert any(f"@wt_nodes{native} accept" in line for lines in rules.values() for line in lines)
 
 
+@pytest.mark.parametrize("native", [{4}, {6}, {4, 6}])
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"firewall_only": True}, {"masqueraded": frozenset()}])
+def test_every_chain_that_is_called_is_there_and_has_a_rule(native: set[int], settings: dict[str, Any]) -> None:
+    rules = desired(A, B, native=frozenset(native), **settings).firewall
+    chains = {item.name: lines for item, lines in rules.items() if item.kind == "chain"}
+    called = {line.partition(" jump ")[2] for lines in chains.values() for line in lines if " jump " in line}
+
+    assert called == {name for name in chains if name not in {"wt_forward", "wt_postrouting"}}
+    assert all(len(lines) > ("hook" in lines[0]) for lines in chains.values())
+
+
 def test_closed_routes_of_a_family_without_a_tunnel_go_at_once() -> None:
     state = desired(A, native=frozenset({4}))
     there = plan_closed_routes(nets("10.1.0.0/24 10.7.0.0/24 fd00:7::/64"))

@@ -1,5 +1,7 @@
 """Pod networks from a file on this node, which somebody else writes at some time (cloud-init, configuration management)."""
 
+import os
+import stat
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -34,7 +36,9 @@ class PodFile:
         await watch_files([self._path.parent], changed)
 
     def _networks(self) -> Iterator[IPNetwork]:
-        with self._path.open("rb") as file:
+        with open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - of a pipe the agent would wait
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is no file")
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise ValueError(f"it has more than {LARGEST} bytes")

@@ -75,7 +75,7 @@ def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
     """The whole table; empty if no setting asks for a rule."""
     lengths = USUAL | {n.version: n.prefixlen for n in sorted(zones.own, key=str) if n.prefixlen}
     families = [_Family(version, lengths[version]) for version in IP]
-    chains = {Item("chain", name): lines for name, lines in _chains(config, families).items() if len(lines) > 1}
+    chains = {Item("chain", name): lines for name, lines in _chains(config, families).items()}
     asked = {word for lines in chains.values() for line in lines for word in line.split() if word.startswith("@")}
     return {**chains, **{item: content for item, content in _sets(config, zones, lengths) if f"@{item.name}" in asked}}
 
@@ -136,7 +136,7 @@ class _Family:
 
 
 def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple[str, ...]]:
-    """By name, in nft's own words; one with a single line does nothing."""
+    """By name, in nft's own words; none without a rule."""
     forward, postrouting = [FORWARD], [POSTROUTING]
     tunnel, outbound = [MSS], []
     chains: dict[str, list[str]] = {}
@@ -160,7 +160,8 @@ def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple
         if version in config.masqueraded:
             spared = f'{family.not_to_pods()} {ip} daddr != @wt_direct{version} oifname != "lo"'
             postrouting.append(f"{ip} saddr @wt_own{version} {spared} masquerade fully-random")
-    chains |= {"wt_forward": forward, "wt_postrouting": postrouting}
+    hooked = {"wt_forward": forward, "wt_postrouting": postrouting}
+    chains |= {name: lines for name, lines in hooked.items() if lines[1:]}
     if config.tunnelled:
         chains |= {"wt_tunnel": tunnel, "wt_outbound": outbound}
     return {name: tuple(lines) for name, lines in chains.items()}
