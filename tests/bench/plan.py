@@ -4,6 +4,7 @@ CPU time, for it can be had on a machine that does other things too; the wall cl
 median of the pairs', its spread their smallest and largest.
 """
 
+import gc
 import math
 import statistics
 import time
@@ -44,7 +45,8 @@ class Taken:
         self.floors: list[float] = []
 
     def run(self, work: Callable[[], object], floor: Callable[[], object]) -> None:
-        """Once more, in a pair."""
+        """Once more, in a pair; what was before is no garbage of theirs."""
+        gc.collect()
         start = time.process_time()
         floor()
         self.floors.append((time.process_time() - start) * 1000)
@@ -88,26 +90,35 @@ def planned(of: Iterable[NodeFacts]) -> Plan:
 
 def whole() -> None:
     """Of a whole cluster, of values that nobody has used before, and of the same values again."""
-    at: dict[int, tuple[float, float]] = {}
+    at: dict[int, dict[str, Taken]] = {}
     here = facts()
     for size in SIZES:
-        cold, warm = Taken(), Taken()
+        taken = {"fresh values": Taken(), "the same again": Taken(), "without garbage collection": Taken()}
         for _ in range(RUNS):
             cluster = ClusterState(nodes=frozenset(nodes(size)))
             state = plan(ClusterState(nodes=frozenset(nodes(size))), CONFIG, here).desired
             assert state
             host_network.cache_clear()
-            for taken in (cold, warm):
-                taken.run(lambda c=cluster: plan(c, CONFIG, here), lambda s=state: anew(s))  # type: ignore[misc]
-        goal = "; goal < 100 ms" if size == USUAL else ""
-        cold.row(f"plan {size} Nodes, fresh values", f"ms of CPU; its tables from ready values{goal}")
-        warm.row(f"plan {size} Nodes, the same again", f"ms of CPU; its tables from ready values{goal}")
-        at[size] = (statistics.median(cold.cpu), statistics.median(cold.floors))
+            for name, one in taken.items():
+                if name == "without garbage collection":
+                    gc.disable()
+                one.run(lambda c=cluster: plan(c, CONFIG, here), lambda s=state: anew(s))  # type: ignore[misc]
+                gc.enable()
+        for name, one in taken.items():
+            goal = "; goal < 100 ms" if size == USUAL else ""
+            one.row(f"plan {size} Nodes, {name}", f"ms of CPU; its tables from ready values{goal}")
+        at[size] = taken
+    few, many = (at[size] for size in SIZES[1:])
+    for name in few:
+        own = exponent(few[name].cpu, many[name].cpu)
+        floor = exponent(few[name].floors, many[name].floors)
+        print(f"{f'exponent, {name}':<46}{own:>8.2f}{floor:>24.2f}  from 1,000 to 5,000 Nodes; goal 1, linear", flush=True)
+
+
+def exponent(few: Sequence[float], many: Sequence[float]) -> float:
+    """By which power of the number of Nodes it grows."""
     _, usual, most = SIZES
-    exponent, floor = (math.log(b / a) / math.log(most / usual) for a, b in zip(at[usual], at[most], strict=True))
-    print(
-        f"{f'exponent, {usual} to {most} Nodes':<46}{exponent:>8.2f}{floor:>24.2f}  1 is linear (goal); the floor's", flush=True
-    )
+    return math.log(statistics.median(many) / statistics.median(few)) / math.log(most / usual)
 
 
 def changed() -> None:
