@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 from ipaddress import ip_network
 
 from tests.builders import config, host, numbered
+from wigglenet_operator.agent.run import COLLECTION
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import DesiredState
@@ -31,6 +32,7 @@ PODS = 50
 
 def main() -> None:
     """Print a line for each figure."""
+    gc.set_threshold(*COLLECTION)
     print(f"{'figure, plan':<46}{'p50':>8}{'max':>8}{'wall':>8}{'floor':>8}{'ratio':>7}{'spread':>12}  unit, floor, goal")
     whole()
     changed()

@@ -99,7 +99,7 @@ class Mesh:
 
     async def look(self, cluster: ClusterState) -> HostFacts:
         """What the plan must know of this node; KernelError if it cannot be read."""
-        others = {n for n in cluster.nodes if self._key or n.name == self._config.node_name}
+        others = [n for n in cluster.nodes if self._key or n.name == self._config.node_name]
         addresses = {a for n in others for a in _addresses(n)}
         paths, default = await self._rtnl.path_mtus(addresses)
         holder, could = self._wireguard.facts() if self._key else (None, False)

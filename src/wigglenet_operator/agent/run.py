@@ -1,6 +1,7 @@
 """The agent of one node: everything wired together, one TaskGroup, an exit that leaves the data plane as it is."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -38,12 +39,15 @@ from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import IDENTITY, STATUS
 
 log = logging.getLogger(__name__)
+COLLECTION = (50_000, 20, 100)
+"""Thresholds of Python's `gc`: in a large cluster 100,000s of values live, and each turn would look at all of them."""
 LOOK_AGAIN_SECONDS = 1.0
 """After a turn that wrote: what it led to, such as handshakes, has no event."""
 
 
 async def run(config: AgentConfig, access: ApiAccess) -> None:
     """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start, KernelError if another agent is at work."""
+    gc.set_threshold(*COLLECTION)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_agent(config.link))
         mesh = await stack.enter_async_context(Mesh.opened(config))
