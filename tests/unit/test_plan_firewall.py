@@ -221,7 +221,7 @@ def test_a_network_that_only_this_nodes_own_annotation_has_is_nobodys() -> None:
 
 
 def test_own_neighbours_are_one_network() -> None:
-    rules = ruleset(replace(A, spec_pod_cidrs=nets("10.1.0.0/25 10.1.0.128/25"), pod_cidrs=nets("")))
+    rules = ruleset(replace(A, spec_pod_cidrs=nets("10.1.0.0/25 10.1.0.128/25 fd00:1::/64"), pod_cidrs=nets("")))
 
     assert elements(rules, "own4") == {"10.1.0.0/24"}
     assert elements(rules, "pods4") == {"10.1.0.0/25", "10.1.0.128/25"}

@@ -88,9 +88,13 @@ def test_a_source_that_offers_nothing_keeps_a_new_node_waiting_and_says_why() ->
 
 def test_a_family_that_is_missing_in_the_file_is_named() -> None:
     found = planned(BARE, offering("10.9.0.0/24"))
+    known = planned(replace(BARE, pod_cidrs=nets("10.9.0.0/24")), offering("10.9.0.0/24"))
 
-    assert found.desired
-    assert found.desired.cni == {}
+    assert found.desired is None
+    assert announced(known) == {"10.9.0.0/24"}
+    assert known.desired
+    assert known.desired.cni == {}
+    assert found.problems == known.problems
     assert ["an IPv6 network" in p.text and "POD_CIDR_SOURCE_IPV6=none" in p.text for p in found.problems] == [True]
 
 
@@ -127,6 +131,16 @@ def test_a_pod_in_a_new_network_keeps_no_old_one_that_holds_it() -> None:
     new = "10.8.1.0/24 fd00:8::/64"
 
     assert announced(planned(before, offering(new, running=pods("10.8.1.7/32")))) == set(new.split())
+
+
+def test_a_network_stays_if_one_around_it_is_offered_and_refused() -> None:
+    before = replace(BARE, pod_cidrs=nets("10.8.0.0/24 fd00:8::/64"))
+    running = pods("10.8.0.7/32", "fd00:8::7/128")
+    found = planned(before, offering("10.0.0.0/8 ::/0", running=running), FILE, FILE, B)
+
+    assert announced(found) == {"10.8.0.0/24", "fd00:8::/64"}
+    assert found.desired
+    assert found.desired.cni == {}
 
 
 def test_a_pod_that_starts_late_brings_its_network_back() -> None:

@@ -56,11 +56,15 @@ async def watch_files(directories: Iterable[Path], changed: Callable[[], None]) 
         return
     wanted = [os.fsencode(path) for path in directories]
     news = asyncio.Event()
+    watched: set[int] = set()
     try:
         with _reading(descriptor, lambda: bool(os.read(descriptor, DATAGRAM)), news.set):
             while True:
-                for path in wanted:  # one that is watched already stays as it is; one that is missing is refused
-                    libc.inotify_add_watch(descriptor, path, FILE_EVENTS)
+                # One that is watched already stays as it is; one that is missing is refused, with -1.
+                found = {libc.inotify_add_watch(descriptor, path, FILE_EVENTS) for path in wanted}
+                if found - watched - {-1}:  # whatever came into it before was no event
+                    changed()
+                watched |= found
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
                         await news.wait()

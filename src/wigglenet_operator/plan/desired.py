@@ -132,7 +132,8 @@ def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earl
         problem = Problem(subject=f"node {config.node_name}", text=text)
         return Draft(plan=Plan(desired=None, problems=decoded | {problem}, registered=False))
     sourced = plan_sources(found, config, host, earlier)
-    if not sourced.all:
+    first = not (found.pod_cidrs or config.firewall_only)
+    if not sourced.all or (first and sourced.problems):  # half a configuration is none
         return Draft(plan=Plan(desired=None, problems=decoded | sourced.problems))
     own = nodes[found.name] = _as_this_agent_says(found, sourced, host)
     ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)

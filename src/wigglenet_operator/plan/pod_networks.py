@@ -42,27 +42,31 @@ class OwnNetworks:
 def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork]) -> OwnNetworks:
     """What each family's source offers, and what stays of that which was announced, or is among the `earlier` ones.
 
-    A source that offers others leaves a network to the pods that have addresses in it and nowhere else; one that offers
-    nothing takes nothing away, not even from pods to come: then no pod starts.
+    A source that offers others leaves a network to the pods that have addresses in it and in no offered part of it; one that
+    offers nothing takes nothing away, not even from pods to come: then no pod starts.
     """
     new: set[IPNetwork] = set()
     kept: set[IPNetwork] = set()
     missing: dict[PodNetworkSource, list[int]] = {}
-    known = own.pod_cidrs | frozenset(earlier)
     pods = frozenset(address for _, address in pod_links(host.foreign_routes))
     for version, source in config.sources.items():
         offer = Offer() if source is PodNetworkSource.NONE else _offer(source, own, host)
         offered = {n for n in offer.networks if n.version == version}
+        known = {n for n in own.pod_cidrs.union(earlier) if n.version == version}
         new |= offered
         if offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited:
-            homeless = {p for p in pods if p.version == version and not any(p in n for n in offered)}
-            kept |= {n for n in known - offered if any(p in n for p in homeless)}
+            kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered) for p in pods)}
         elif own.public_key == host.public_key:  # it was this agent that said so
-            kept |= {n for n in own.pod_cidrs if n.version == version}
+            kept |= known & own.pod_cidrs
         if not offered and source is not PodNetworkSource.NONE:
             missing.setdefault(source, []).append(version)
     problems = {_offer(s, own, host).problem or _nothing(s, versions, own, config) for s, versions in missing.items()}
     return OwnNetworks(new=frozenset(new), kept=frozenset(kept), problems=frozenset(problems))
+
+
+def _housed(pod: IPAddress, network: IPNetwork, offered: Iterable[IPNetwork]) -> bool:
+    """Whether a part of the network is offered in which the pod is; one around it may still be refused."""
+    return any(pod in n and n.prefixlen > network.prefixlen for n in offered)
 
 
 def _offer(source: PodNetworkSource, own: NodeFacts, host: HostFacts) -> Offer:
