@@ -16,7 +16,7 @@ Layers, imports point down only (checked by import-linter):
     cli, show      commands
     agent          when: the loop, the turn (`agent/reconcile.py` is the place to start reading), the wiring
     kube | kernel  the two edges: the API server; this node (rtnetlink, WireGuard by netlink or socket, nftables, files)
-    plan           decide: pure functions
+    plan           decide: pure functions, and one that remembers its last answer (`planner`)
     model          words: frozen values
 
 Words: a *claim* is a network that a Node says to have; a *member* is a Node with a usable key; a *peer* is a member that can

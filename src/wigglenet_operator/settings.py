@@ -36,9 +36,13 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
-def _words(value: object) -> object:
+def _without_zone(value: object) -> object:
     if "%" in str(value):
         raise ValueError("a zone of one machine is no network")
+    return value
+
+
+def _words(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
@@ -65,7 +69,7 @@ Switch = Annotated[
 
 
 class Settings(BaseModel):
-    """The environment variables of this version, by their names; every default is written here and only here."""
+    """The environment variables of this version, by their names."""
 
     NODE_NAME: Annotated[str, Field(min_length=1, max_length=253, description="the name of this node's Node object")]
     WIGGLENET_IFACE_NAME: Annotated[
@@ -99,6 +103,7 @@ class Settings(BaseModel):
     NON_MASQUERADE_CIDRS: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
         BeforeValidator(_words),
+        BeforeValidator(_without_zone),
         Field(description="networks without host bits, separated by commas"),
     ] = ()
     FILTER_IPV4: Switch = False
@@ -119,7 +124,7 @@ class Settings(BaseModel):
             mtu=self.WIGGLENET_MTU,
             cni_path=self.CNI_CONFIG_PATH,
             sources={4: self.POD_CIDR_SOURCE_IPV4, 6: self.POD_CIDR_SOURCE_IPV6},
-            source_path=self.POD_CIDR_SOURCE_PATH,
+            source_path=self.POD_CIDR_SOURCE_PATH if self._reads_a_file() else None,
             node_ip_links=frozenset(self.NODE_IP_INTERFACES),
             endpoint_versions=_versions(self.WG_IP_FAMILY != "ipv6", self.WG_IP_FAMILY != "ipv4"),
             keepalive=self.WIGGLENET_KEEPALIVE,
@@ -131,13 +136,16 @@ class Settings(BaseModel):
             api_server=_address_or_none(self.KUBERNETES_SERVICE_HOST),
         )
 
+    def _reads_a_file(self) -> bool:
+        return PodNetworkSource.FILE in {self.POD_CIDR_SOURCE_IPV4, self.POD_CIDR_SOURCE_IPV6}
+
     def warnings(self) -> list[str]:
         """What is accepted and means something else; may be empty."""
         told = []
         if self.FIREWALL_BACKEND != "nftables":
             text = "is accepted and means nftables, the only one there is; unset it"
             told.append(f"FIREWALL_BACKEND={self.FIREWALL_BACKEND} {text}")
-        if self.POD_CIDR_SOURCE_PATH and PodNetworkSource.FILE not in {self.POD_CIDR_SOURCE_IPV4, self.POD_CIDR_SOURCE_IPV6}:
+        if self.POD_CIDR_SOURCE_PATH and not self._reads_a_file():
             told.append(f"POD_CIDR_SOURCE_PATH={self.POD_CIDR_SOURCE_PATH} is not read, for no source is file; unset it")
         return told
 

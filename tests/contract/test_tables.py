@@ -204,6 +204,20 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         asyncio.run(look())
 
 
+def test_all_addresses_of_a_link_are_found_but_those_that_pass(place: Place) -> None:
+    place.batch("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up")
+    place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 192.0.2.2/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
+    place.batch("addr add 2001:db8::2/64 dev eth0 nodad preferred_lft 0", "addr add 169.254.9.9/16 scope link dev eth0")
+
+    async def look() -> None:
+        async with Rtnl(LINK) as rtnl:
+            found = await rtnl.global_addresses(("eth0", "eth7"))
+            assert {name: {*some} for name, some in found.items()} == {"eth0": {*ips("192.0.2.1 192.0.2.2 2001:db8::1")}}
+
+    with place.network():
+        asyncio.run(look())
+
+
 def test_of_ipv6_a_link_carries_what_was_advertised(place: Place) -> None:
     place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
     place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")

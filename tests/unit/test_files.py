@@ -225,11 +225,13 @@ def test_what_is_no_file_offers_nothing_and_nobody_waits_for_it(tmp_path: Path) 
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "pipe")
 
+    opened = len([*Path("/proc/self/fd").iterdir()])
     for name, reason in (("missing", "No such file"), ("directory", "s a directory"), ("pipe", "it is no file")):
         path = tmp_path / name
         problem = PodFile(path).offer().problem
         assert problem
         assert reason in problem.text
+    assert len([*Path("/proc/self/fd").iterdir()]) == opened
 
 
 def test_an_empty_file_offers_nothing_and_is_no_error(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_a_source_that_offers_nothing_any_more_takes_nothing_away_but_the_cni_fi
     assert set(found.desired.peers) == {key("b")}
 
 
+def test_the_same_after_the_tunnel_was_turned_off_or_on() -> None:
+    before = replace(BARE, pod_cidrs=nets("10.9.0.0/24 fd00:f::/64"))
+    without = replace(offering("", problem="gone"), public_key=None, wireguard=None)
+    native = config("a", sources={4: FILE, 6: FILE}, native=frozenset({4, 6}))
+
+    assert announced(plan(cluster(before), native, without)) == {"10.9.0.0/24", "fd00:f::/64"}
+    assert announced(planned(replace(before, public_key=None), offering("", problem="gone"))) == {"10.9.0.0/24", "fd00:f::/64"}
+
+
 def test_what_somebody_else_announced_for_this_node_is_not_its_own() -> None:
     before = replace(BARE, pod_cidrs=nets("10.9.0.0/24"), public_key=key("somebody"))
 
@@ -141,6 +150,27 @@ def test_a_network_stays_if_one_around_it_is_offered_and_refused() -> None:
     assert announced(found) == {"10.8.0.0/24", "fd00:8::/64"}
     assert found.desired
     assert found.desired.cni == {}
+
+
+def test_neighbours_that_were_announced_as_one_are_remembered_apart() -> None:
+    """The first is another node's by now, and the second has a pod."""
+    now = replace(BARE, pod_cidrs=nets("10.8.0.0/23 fd00:9::/64"))
+    heir = node("c", pods="10.8.0.0/24", spec="", internal="192.0.2.3", created="2026-06-01T00:00:00Z")
+    facts = offering("10.9.0.0/24 fd00:9::/64", running=pods("10.8.1.7/32"))
+    both = planned(now, offering("10.8.0.0/24 10.8.1.0/24 fd00:9::/64"))
+    found = planned(now, facts, FILE, FILE, heir, earlier=both.networks)
+
+    assert announced(found) == {"10.8.1.0/24", "10.9.0.0/24", "fd00:9::/64"}
+    assert not found.problems
+
+
+def test_new_pods_find_their_gateway_beside_an_old_neighbour() -> None:
+    before = replace(BARE, pod_cidrs=nets("10.8.0.0/24 fd00:9::/64"))
+    found = planned(before, offering("10.8.1.0/24 fd00:9::/64", running=pods("10.8.0.7/32")))
+
+    assert announced(found) == {"10.8.0.0/23", "fd00:9::/64"}
+    assert found.desired
+    assert {ip_interface("10.8.0.1/32"), ip_interface("10.8.1.1/32")} <= found.desired.addresses.keys()
 
 
 def test_a_pod_that_starts_late_brings_its_network_back() -> None:

@@ -3,11 +3,10 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from ipaddress import ip_network
 from pathlib import Path
 
 from wigglenet_operator.kernel.monitor import watch_files
-from wigglenet_operator.model.facts import IPNetwork, Offer
+from wigglenet_operator.model.facts import IPNetwork, Offer, parse_network
 from wigglenet_operator.model.report import Problem
 
 LARGEST = 1 << 16
@@ -36,7 +35,7 @@ class PodFile:
         await watch_files([self._path.parent], changed)
 
     def _networks(self) -> Iterator[IPNetwork]:
-        with open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - of a pipe the agent would wait
+        with open(self._path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError("it is no file")
             content = file.read(LARGEST + 1)
@@ -46,15 +45,11 @@ class PodFile:
             word = line.partition("#")[0].strip()
             if word:
                 try:
-                    yield network(word)
+                    yield parse_network(word)
                 except ValueError as error:
                     raise ValueError(f"line {number}, {word[:SHOWN]!r}: {error}") from error
 
 
-def network(text: str) -> IPNetwork:
-    """A CIDR without zone, host bits masked; ValueError otherwise."""
-    if "/" not in text:
-        raise ValueError("it has no prefix length")
-    if "%" in text:
-        raise ValueError("it has a zone")
-    return ip_network(text, strict=False)
+def _without_waiting(path: str, flags: int) -> int:
+    """Of a pipe, the agent would wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)

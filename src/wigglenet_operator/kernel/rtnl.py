@@ -31,8 +31,8 @@ IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 4, 18, 1
 IFINFOMSG = struct.Struct("=BxHiII")
 IFF_UP = 1
 RT_SCOPE_UNIVERSE = 0
-PASSING = 0x01 | 0x08 | 0x20 | 0x40
-"""IFA_F_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE of linux/if_addr.h: of no use to others, or not for long."""
+PASSING = {4: 0x20, 6: 0x01 | 0x08 | 0x20 | 0x40}
+"""IFA_F_DEPRECATED, of IPv6 _TEMPORARY, _DADFAILED, _TENTATIVE too (linux/if_addr.h): of no use to others, or not for long."""
 RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
 MTU_NAMES = {4: ("mtu",), 6: ("af_spec", "AF_INET6", "IFLA_INET6_CONF", "mtu")}
@@ -138,16 +138,16 @@ class Rtnl:
             self._foreign = [r for r in routes if r.protocol != PROTOCOL_KERNEL and not (own and r.oif == own.index)]
         return self._foreign
 
-    async def global_addresses(self, links: Collection[str]) -> dict[str, tuple[IPAddress, ...]]:
-        """Those of each of the links that is there, IPv4 first, ascending: what others can reach, and for some time."""
+    async def global_addresses(self, links: Collection[str]) -> dict[str, list[IPAddress]]:
+        """Those of each of the links that is there: what others can reach, and for some time."""
         names = {index: name for index, name in socket.if_nameindex() if name in links}
         found: dict[str, list[IPAddress]] = {name: [] for name in names.values()}
         for m in await self.call("addr", "dump", family=0) if names else ():
             address = ip_address(_address(m))
             flags = m.get("flags") or 0
-            if m["index"] in names and m["scope"] == RT_SCOPE_UNIVERSE and not flags & PASSING:
+            if m["index"] in names and m["scope"] == RT_SCOPE_UNIVERSE and not flags & PASSING[address.version]:
                 found[names[m["index"]]].append(address)
-        return {name: tuple(sorted(some, key=lambda a: (a.version, a))) for name, some in found.items()}
+        return found
 
     async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
         """MTU in bytes by address (none for what has no route), and that of the underlay.

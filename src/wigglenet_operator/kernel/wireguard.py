@@ -54,7 +54,10 @@ class WireGuardLink:
         return kind, kind is WireGuardKind.USERSPACE and self._wanted is None and self._kernel_can()
 
     def existing(self) -> WireGuard | None:
-        """Our device; None if there is none yet and it is for us to make. KernelError for a link that is no WireGuard."""
+        """Our device; None if there is none yet and it is for us to make, or none to remove.
+
+        KernelError for a link that is no WireGuard, where one is wanted.
+        """
         link = self.rtnl.own_link()
         if self._leftover and (link is None or link.kind not in HOLDERS):
             return None

@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from wigglenet_operator.kube.schema import LONGEST_NAME, Metadata, Spec, Status
-from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, PublicKey
+from wigglenet_operator.model.facts import ZONE, IPAddress, NodeFacts, NodeName, NodeUID, PublicKey, parse_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAMED
 from wigglenet_operator.plan.desired import ENDPOINT, NODE_IPS, POD_CIDRS, PUBLIC_KEY
@@ -21,8 +21,7 @@ PREFIX = "wigglenet/"
 KEY_BYTES = 32
 PORTS = 65535
 ENDPOINT_TEXT = re.compile(
-    r"(?:\[(?P<six>[^\[\]]*:[^\[\]]*)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[^\[\]:]*:[^\[\]:]*:[^\[\]]*)",
-    re.ASCII,
+    r"(?:\[(?P<six>[^\[\]]*:[^\[\]]*)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[^\[\]]*:[^\[\]]*:[^\[\]]*)"
 )
 """An address in brackets or IPv4, and its port; or IPv6 alone."""
 SHOWN = 60
@@ -55,11 +54,11 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
         uid=NodeUID(metadata.uid),
         name=NodeName(metadata.name),
         created=next(iter(reader.each(_time(metadata), decode_time, of="metadata.creationTimestamp")), AGELESS),
-        spec_pod_cidrs=frozenset(reader.each(spec_cidrs, decode_network, of="spec.podCIDRs")),
+        spec_pod_cidrs=frozenset(reader.each(spec_cidrs, parse_network, of="spec.podCIDRs")),
         internal_ips=reader.each(listed["InternalIP"], decode_address, of="status.addresses"),
         external_ips=reader.each(listed["ExternalIP"], decode_address, of="status.addresses"),
         public_key=next(iter(reader.each(_present(notes, PUBLIC_KEY), decode_public_key, of=PUBLIC_KEY)), None),
-        pod_cidrs=frozenset(reader.each(reader.json_list(notes, POD_CIDRS), decode_network, of=POD_CIDRS)),
+        pod_cidrs=frozenset(reader.each(reader.json_list(notes, POD_CIDRS), parse_network, of=POD_CIDRS)),
         node_ips=reader.each(reader.json_list(notes, NODE_IPS), decode_address, of=NODE_IPS),
         endpoint=next(iter(reader.each(_present(notes, ENDPOINT), decode_endpoint, of=ENDPOINT)), None),
         annotations=_prefixed(notes) if metadata.name == own else (),
@@ -91,13 +90,6 @@ def decode_public_key(text: str) -> PublicKey:
     return PublicKey(text)
 
 
-def decode_network(text: str) -> IPNetwork:
-    """A CIDR without zone; host bits are masked, as the kernel masks them. ValueError otherwise."""
-    if "/" not in text:
-        raise ValueError("it has no prefix length")
-    return ip_network(_without_zone(text), strict=False)
-
-
 def decode_address(text: str) -> IPAddress:
     """An address without zone; ValueError otherwise."""
     address = ip_address(_without_zone(text))
@@ -120,7 +112,7 @@ def decode_endpoint(text: str) -> tuple[IPAddress, int | None]:
 
 def _without_zone(text: str) -> str:
     if "%" in text:
-        raise ValueError("it has a zone, which means nothing on another node")
+        raise ValueError(f"it has {ZONE}")
     return text
 
 

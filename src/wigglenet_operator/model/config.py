@@ -27,7 +27,7 @@ class AgentConfig:
     cni_path: PurePath
     wireguard: WireGuardKind | None
     """None: the kernel's if it has one."""
-    sources: Mapping[int, PodNetworkSource] = field(default_factory=lambda: dict.fromkeys((4, 6), PodNetworkSource.SPEC))
+    sources: Mapping[int, PodNetworkSource] = field(default_factory=lambda: dict.fromkeys(sorted(BOTH), PodNetworkSource.SPEC))
     """By IP version, where this node's pod networks are from."""
     source_path: PurePath | None = None
     """Of the file, if that is a source."""
@@ -58,4 +58,4 @@ class AgentConfig:
     @property
     def overhead(self) -> int:
         """Bytes that the tunnel adds at most; by the settings alone, so that no Node that joins changes it."""
-        return max((OVERHEAD[version] for version in self.endpoint_versions), default=0) if self.tunnelled else 0
+        return max(OVERHEAD[version] for version in self.endpoint_versions) if self.tunnelled else 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NewType
 
 from wigglenet_operator.model.report import Problem
@@ -16,6 +16,7 @@ Version = NewType("Version", str)
 PublicKey = NewType("PublicKey", str)
 """A Curve25519 public key in canonical base64, 44 characters."""
 
+ZONE = "a zone, which means nothing on another node"
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
@@ -29,6 +30,15 @@ def host_network(address: IPAddress) -> IPNetwork:
     if address.version == 4:
         return IPv4Network((int(address), 32))
     return IPv6Network((int(address), 128))
+
+
+def parse_network(text: str) -> IPNetwork:
+    """A CIDR without zone; host bits are masked, as the kernel masks them. ValueError otherwise."""
+    if "/" not in text:
+        raise ValueError("it has no prefix length")
+    if "%" in text:
+        raise ValueError(f"it has {ZONE}")
+    return ip_network(text, strict=False)
 
 
 def bounds(network: IPNetwork) -> tuple[int, int]:

@@ -92,7 +92,7 @@ class Plan:
     contested: frozenset[Problem] = frozenset()
     """Those of the problems that a Node leads to which may be gone without anybody having told."""
     networks: frozenset[IPNetwork] = frozenset()
-    """This node's pod networks."""
+    """This node's pod networks, as they were given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +150,7 @@ def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earl
     members = plan_members(others, own, own_key=host.public_key)
     peers, unreachable = plan_peers(members.by_key, announced, ownership, families, config)
     unfit = _unfit_for_pods(own, sourced, ownership, host) | sourced.problems
+    starting = () if unfit else collapsed(ownership.pod_networks(own.uid, sourced.new))
     routed = chain.from_iterable(announced[members.by_key[key].name] for key in peers)
     desired = DesiredState(
         sysctls=plan_sysctls(config, host.versions),
@@ -162,7 +163,7 @@ def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earl
             key={str(config.key_path): host.stored_key or host.public_key},
             closed=plan_closed_routes(n for n in chain.from_iterable(announced.values()) if n.version in tunnelled),
             device={config.link: Device(public_key=host.public_key, port=config.port)},
-            addresses=plan_gateways(n for n in networks if n.version in tunnelled),
+            addresses=plan_gateways(n for n in {*networks, *starting} if n.version in tunnelled),
             peers=peers,
             routes=plan_tunnel_routes(n for n in routed if n.version in tunnelled),
         )
@@ -172,16 +173,13 @@ def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earl
         desired=desired,
         problems=problems | _replaced_key(config, host),
         contested=ownership.problems | members.problems,
-        networks=frozenset(networks),
+        networks=ownership.pod_networks(own.uid, own.pod_cidrs),
     )
-    starting = () if unfit else collapsed(ownership.pod_networks(own.uid, sourced.new))
     return Draft(plan=whole, starting=starting, ownership=ownership)
 
 
 def plan_sysctls(config: AgentConfig, versions: frozenset[int]) -> dict[str, str]:
     """What a router of pods needs, by path below /proc/sys (kernel: Documentation/networking/ip-sysctl.rst)."""
-    if config.firewall_only:
-        return {}
     wanted = {"net/ipv4/ip_forward": "1"}
     if 6 in versions:
         wanted["net/ipv6/conf/all/forwarding"] = "1"
@@ -242,7 +240,7 @@ def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, 
         text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its pod networks cannot be used"
     elif unserved:
         text = "the CNI file is withheld: IPv6 is disabled on this node (net.ipv6.conf.all.disable_ipv6, .default.disable_ipv6)"
-        text += "; enable it, or set POD_CIDR_SOURCE_IPV6=none"
+        text += "; enable it" + (", or set POD_CIDR_SOURCE_IPV6=none" if {n.version for n in usable} > unserved else "")
     elif small:
         text = f"the CNI file is withheld: host-local needs more than {small[0]}; give it a larger network"
     else:

@@ -51,7 +51,7 @@ class Planner:
         gone, came = were - are, are - were
         if not gone | came:
             return last.draft
-        rest = cluster.nodes - came
+        rest = _planned(cluster.nodes) - came
         own = {node for node in rest if node.name == self._config.node_name}
         ownership = last.draft.ownership
         if not own or ownership is None or any(node.uid in ownership.refused for node in own):
@@ -62,7 +62,7 @@ class Planner:
             plan_draft(ClusterState(nodes=few | own, services=cluster.services), self._config, host, earlier)
             for few in (gone, came)
         )
-        return _exchanged(last.draft, before, after)
+        return _patched(last.draft, before, after)
 
 
 def _planned(nodes: Iterable[NodeFacts]) -> frozenset[NodeFacts]:
@@ -82,7 +82,7 @@ def _words(nodes: Iterable[NodeFacts]) -> set[str]:
     return {word for node in nodes for word in (node.name, node.uid, node.public_key) if word}
 
 
-def _exchanged(whole: Draft, before: Draft, after: Draft) -> Draft:
+def _patched(whole: Draft, before: Draft, after: Draft) -> Draft:
     """The whole without the one part and with the other."""
     assert whole.ownership and before.ownership and after.ownership  # noqa: S101, PT018 - this node is the same in all
     tables = {}

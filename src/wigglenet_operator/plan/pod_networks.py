@@ -55,8 +55,8 @@ def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: 
         known = {n for n in own.pod_cidrs.union(earlier) if n.version == version}
         new |= offered
         if offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited:
-            kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered) for p in pods)}
-        elif own.public_key == host.public_key:  # it was this agent that said so
+            kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered | known) for p in pods)}
+        elif host.public_key is None or own.public_key in {None, host.public_key}:  # it was this agent that said so
             kept |= known & own.pod_cidrs
         if not offered and source is not PodNetworkSource.NONE:
             missing.setdefault(source, []).append(version)
@@ -65,7 +65,7 @@ def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: 
 
 
 def _housed(pod: IPAddress, network: IPNetwork, offered: Iterable[IPNetwork]) -> bool:
-    """Whether a part of the network is offered in which the pod is; one around it may still be refused."""
+    """Whether the pod is in a part of the network that is offered, or known; one around it may still be refused."""
     return any(pod in n and n.prefixlen > network.prefixlen for n in offered)
 
 
@@ -75,11 +75,12 @@ def _offer(source: PodNetworkSource, own: NodeFacts, host: HostFacts) -> Offer:
 
 def _nothing(source: PodNetworkSource, versions: list[int], own: NodeFacts, config: AgentConfig) -> Problem:
     wanted = " and ".join(f"an IPv{version} network" for version in versions)
+    lacking = "nothing is masqueraded or filtered" if config.firewall_only else "no pod starts"
     ask = f"POD_CIDR_SOURCE_IPV{versions[-1]}=none if pods shall have no IPv{versions[-1]}"
     if source is PodNetworkSource.SPEC:
-        text = f"no pod starts until spec.podCIDRs has {wanted} (kube-controller-manager --allocate-node-cidrs); or set {ask}"
+        text = f"{lacking} until spec.podCIDRs has {wanted} (kube-controller-manager --allocate-node-cidrs); or set {ask}"
         return Problem(subject=f"node {own.name}", text=text)
-    text = f"no pod starts until it has {wanted}; or set {ask}"
+    text = f"{lacking} until it has {wanted}; or set {ask}"
     return Problem(subject=f"file {config.source_path}", text=text)
 
 

@@ -75,13 +75,13 @@ def plan_peers(
     problems: set[Problem] = set()
     for key, node in members.items():
         address, port = node.endpoint or (None, None)
-        if address and (refused := ownership.refused_endpoint(address)):
+        if address and (refused := ownership.refused_endpoint(address)) and not node.departed:
             problems.add(Problem(subject=f"node {node.name}", text=f"its wigglenet/endpoint {address} is not used: {refused}"))
         if address is None or refused or address.version not in families.allowed:
             address, port = _endpoint_address(node, ownership, families), None
         if address is None:
             which = " or ".join(f"IPv{version}" for version in sorted(families.allowed))
-            text = f"it has a key but no usable {which} address; it is no peer until its status or wigglenet/node-ips has one"
+            text = f"it has a key but no usable {which} address; its status, wigglenet/node-ips or /endpoint must name one"
             if not node.departed:
                 problems.add(Problem(subject=f"node {node.name}", text=text))
             continue
@@ -123,7 +123,8 @@ def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tup
     underlay = min(paths, default=host.default_mtu or least)
     if underlay < least:
         text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} to pods; raise it to {least}"
-        return MIN_MTU, frozenset({Problem(subject=f"link {config.link}", text=text)})
+        subject = f"link {config.link}" if config.tunnelled else f"node {config.node_name}"
+        return MIN_MTU, frozenset({Problem(subject=subject, text=text)})
     return underlay - config.overhead, frozenset()
 
 
