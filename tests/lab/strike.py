@@ -126,12 +126,18 @@ def look(lab: Lab, node: LabNode) -> Mapping[str, object]:
     key, notes = text_of(node.path(KEY)), lab.annotations(node.name)
     return {
         "links": {link["ifname"]: _link(link) for link in addresses},
-        "routes": sorted(json.dumps(route, sort_keys=True) for route in four + six if not route["dst"].startswith("fe80")),
+        "routes": sorted(json.dumps(route, sort_keys=True) for route in four + six if lasts(lab, route)),
         "settings and peers": sorted(" ".join(sorted(line.split())) for line in lines[3:]),
         "CNI file": text_of(node.path(CONFLIST)),
         "key": None if key is None else hash(key),  # never shown
         "annotations": {name: notes.get(name) for name in IDENTITY},
     }
+
+
+def lasts(lab: Lab, route: Mapping[str, Any]) -> bool:
+    """Whether a route is neither the kernel's own nor what is left, for ten minutes, of a node that has gone."""
+    left = route.get("type") == "unreachable" and not any(route["dst"] in node.pod_cidrs for node in lab.nodes.values())
+    return not left and not route["dst"].startswith("fe80")
 
 
 def _link(shown: Mapping[str, Any]) -> tuple[object, ...]:

@@ -164,3 +164,15 @@ def test_forwarding_alone_takes_an_advertised_default_route_away(advertised: tup
 
     eventually(lambda: not advertised_routes(a), what="the route is gone")
     eventually(lambda: "Deleted default" in events(), what="that is seen")
+
+
+def test_an_agent_starts_without_a_name_server_that_answers(empty_lab: Lab) -> None:
+    """Its queries leave by the default route, and nothing comes back."""
+    node = empty_lab.add_node("a", agent=False)
+    node.place.batch("route add default via 192.0.2.250", "neigh add 192.0.2.250 lladdr 02:00:00:00:00:01 dev eth0")
+    node.path("/run/resolv.conf").write_text("nameserver 203.0.113.53\n")
+    node.place.run("mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf")
+    node.place.run("hostname", "unheard-of")
+    empty_lab.start(node)
+
+    node.wait_ready(seconds=10)

@@ -31,7 +31,7 @@ FILES = (
     " -device virtio-9p-pci,fsdev=files,mount_tag=files"
 )
 """This machine's files a second time, for the guest to mount with a cache."""
-SECONDS = 20 * 60
+SECONDS = 30 * 60
 PROBE_SECONDS = 30
 EMULATED_SLOWNESS, KVM_SLOWNESS = 10, 2
 

@@ -21,6 +21,8 @@ from wigglenet_operator.kube.handlers import Recorder, register
 from wigglenet_operator.model.report import Problem
 
 log = logging.getLogger(__name__)
+IDENTITY: Any = "wigglenet-operator"
+"""Among operators that take turns, which this one does not."""
 JOIN_SECONDS = 5.0
 """How long an operator may take to end; then it is left to itself."""
 LIVED_SECONDS = 60.0
@@ -257,4 +259,10 @@ class _Life:
         async def login(**_: object) -> kopf.AiohttpSession:
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=self._line.session(self._access))
 
-        await kopf.operator(registry=registry, settings=operator_settings(), clusterwide=True, standalone=True)
+        await kopf.operator(
+            registry=registry,
+            settings=operator_settings(),
+            clusterwide=True,
+            standalone=True,
+            identity=IDENTITY,  # else Kopf asks DNS, in this thread, and each watch waits for a server that does not answer
+        )
