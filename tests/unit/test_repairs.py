@@ -95,6 +95,17 @@ def test_a_new_wish_is_no_repair() -> None:
         assert report.steps["peers"].changed == 1
 
 
+def test_what_comes_and_goes_by_wish_is_no_repair() -> None:
+    """An address has no value: that it is there and that it is gone are two things all the same."""
+    bench = Bench(A, B)
+    bench.turn()
+    for number in range(3 * AT_ONCE):
+        bench.store.put(replace(A, spec_pod_cidrs=A.spec_pod_cidrs | nets("10.3.0.0/24" if number % 2 else "")))
+        bench.now += 0.1
+        assert bench.turn().problems == frozenset()
+        assert len(bench.tables["addresses"].content) == 2 + number % 2
+
+
 @pytest.mark.parametrize("table", ["closed", "sysctls", "peers", "annotations", "cni", "key"])
 def test_a_failed_repair_counts_for_nothing(table: str) -> None:
     bench = Bench(A, B)

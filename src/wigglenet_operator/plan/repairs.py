@@ -29,6 +29,10 @@ NOUNS |= {
 """What a key of each table is."""
 
 
+REMOVED = "removed"
+"""The value of what is not there; None is that of what has none, such as an address."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ident:
     """One thing that is written; another one after our link was made anew, for then all that it had must be written again."""
@@ -43,7 +47,7 @@ class Repair:
     """How often the same value has been written in a row."""
 
     value: object
-    """None: removed."""
+    """Of the table, or REMOVED."""
     count: int
     last: float
     """Monotonic seconds."""
@@ -63,7 +67,7 @@ def hold_back(
     remember = {ident: repair for ident, repair in repairs.items() if now - repair.last < CALM_SECONDS}
     allowed: dict[str, Changes[Any, Any]] = {}
     for table, changes in differences.items():
-        wanted: dict[Hashable, object] = {**changes.put, **dict.fromkeys(changes.remove)}
+        wanted: dict[Hashable, object] = {**changes.put, **dict.fromkeys(changes.remove, REMOVED)}
         idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
         again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}
         held = {key for key, repair in again.items() if now < repair.last + repair.pause()}
