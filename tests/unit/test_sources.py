@@ -123,6 +123,15 @@ def test_what_somebody_else_announced_for_this_node_is_not_its_own() -> None:
     assert planned(before, offering("", problem="gone")).desired is None
 
 
+def test_whoever_announced_it_running_pods_keep_their_network() -> None:
+    """The key was lost, or the node had a tunnel before and has none now, while the file has half of what it had."""
+    before = replace(BARE, pod_cidrs=nets("10.9.0.0/24 fd00:9::/64"), public_key=key("former"))
+    found = planned(before, offering("10.9.0.0/24", running=pods("10.9.0.7/32", "fd00:9::7/128")))
+
+    assert announced(found) == {"10.9.0.0/24", "fd00:9::/64"}
+    assert ranges(found.desired) == set()
+
+
 def test_an_old_network_stays_as_long_as_a_pod_has_an_address_in_it() -> None:
     before = replace(BARE, pod_cidrs=nets("10.8.0.0/24 fd00:8::/64"))
     new = "10.9.0.0/24 fd00:9::/64"

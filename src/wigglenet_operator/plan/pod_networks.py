@@ -54,9 +54,9 @@ def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: 
         offered = {n for n in offer.networks if n.version == version}
         known = {n for n in own.pod_cidrs.union(earlier) if n.version == version}
         new |= offered
-        if offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited:
-            kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered | known) for p in pods)}
-        elif host.public_key is None or own.public_key in {None, host.public_key}:  # it was this agent that said so
+        kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered | known) for p in pods)}
+        taken_back = offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited
+        if not taken_back and (host.public_key is None or own.public_key in {None, host.public_key}):  # its own word
             kept |= known & own.pod_cidrs
         if not offered and source is not PodNetworkSource.NONE:
             missing.setdefault(source, []).append(version)
