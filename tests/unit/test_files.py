@@ -11,7 +11,7 @@ from tests.builders import nets
 from wigglenet_operator.errors import ConfigError, KernelError
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
-from wigglenet_operator.kernel.pod_file import LARGEST, PodFile
+from wigglenet_operator.kernel.pod_file import LARGEST, MOST, PodFile
 from wigglenet_operator.kernel.sysctls import SysctlTable, ip_versions
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.facts import Offer
@@ -147,6 +147,20 @@ def test_a_cni_file_of_an_earlier_boot_is_removed_once(tmp_path: Path) -> None:
     assert path.exists()
 
 
+@pytest.mark.parametrize("kind", ["directory", "bytes", "no place"])
+def test_a_marker_that_tells_nothing_leaves_no_cni_file_of_who_knows_which_boot(tmp_path: Path, kind: str) -> None:
+    path, marker = tmp_path / "10-wigglenet.conflist", tmp_path / "run/boot"
+    if kind == "no place":
+        marker.parent.touch()
+    else:
+        marker.parent.mkdir()
+        marker.mkdir() if kind == "directory" else marker.write_bytes(b"\xff")
+    path.write_text("old")
+
+    assert CniFileTable(path).forget_last_boot(marker)
+    assert not path.exists()
+
+
 FORWARDING = "net/ipv6/conf/all/forwarding"
 
 
@@ -208,6 +222,7 @@ def test_pod_networks_are_a_line_each(tmp_path: Path) -> None:
         (b"fd00::%1/64", "line 1, 'fd00::%1/64': it has a zone"),
         (b"\xff\xfe\x00", "line 1, "),
         (b"#" * (LARGEST + 1), "it has more than 65536 bytes"),
+        (b"\n".join(b"10.9.%d.0/28" % i for i in range(MOST + 1)), "it has 129 networks, and 128 at most"),
     ],
 )
 def test_a_file_with_anything_else_offers_nothing_and_says_where(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -219,6 +234,14 @@ def test_a_file_with_anything_else_offers_nothing_and_says_where(tmp_path: Path,
     assert offer.problem
     assert offer.problem.subject == f"file {path}"
     assert reason in offer.problem.text
+
+
+def test_a_long_line_is_no_long_problem(tmp_path: Path) -> None:
+    (tmp_path / "pods").write_text("10.9.0.0/" + "7" * 60_000)
+    problem = PodFile(tmp_path / "pods").offer().problem
+
+    assert problem
+    assert len(problem.text) < 500
 
 
 def test_what_is_no_file_offers_nothing_and_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The CNI configuration file: there only while this node can take pods, never half written."""
 
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.kernel.files import replace
 from wigglenet_operator.model.changes import Changes
 
+log = logging.getLogger(__name__)
 CONFIGURATIONS = (".conf", ".conflist", ".json")
 """What container runtimes read of the directory, and of that the first by name (libcni, ConfFiles)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -52,14 +55,19 @@ class CniFileTable:
 
         The file outlives a reboot, links and routes do not: a kubelet that finds it would start pods without a network.
         """
-        boot = BOOT_ID.read_text()
-        try:
-            if marker.exists() and marker.read_text() == boot:
+        boot = BOOT_ID.read_bytes()
+        with suppress(OSError):  # without a marker that can be read, nobody knows of which boot the file is
+            if marker.read_bytes() == boot:
                 return False
+        try:
             stale = self._path.exists()
             self._path.unlink(missing_ok=True)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.write_text(boot)
         except OSError as error:
-            raise KernelError(f"mark the boot in {marker}: {error.strerror}") from error
+            raise KernelError(f"remove {self._path} of an earlier boot: {error.strerror}") from error
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_bytes(boot)
+        except OSError as error:
+            text = "each start of the agent will take the CNI file away until this node can take pods"
+            log.error("the boot cannot be marked in %s (%s); %s", marker, error.strerror, text)  # noqa: TRY400 - no bug
         return stale

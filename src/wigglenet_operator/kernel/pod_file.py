@@ -11,6 +11,8 @@ from wigglenet_operator.model.report import Problem
 
 LARGEST = 1 << 16
 """Bytes; of a larger file nothing is read into memory."""
+MOST = 128
+"""Networks: of what a Node announces 256 count (`kube.decode`), which leaves as many for those that old pods still need."""
 SHOWN = 60
 """Characters of a bad line that a problem repeats."""
 
@@ -24,7 +26,10 @@ class PodFile:
     def offer(self) -> Offer:
         """What it says now; a problem that names file and line if that is nothing."""
         try:
-            return Offer(networks=frozenset(self._networks()))
+            found = frozenset(self._networks())
+            if len(found) > MOST:
+                raise ValueError(f"it has {len(found)} networks, and {MOST} at most can be used")  # noqa: TRY301 - one way out
+            return Offer(networks=found)
         except (OSError, ValueError) as error:
             reason = f"{error.strerror}" if isinstance(error, OSError) else str(error)
             text = f"no pod starts until it has one CIDR a line: {reason}"
@@ -47,7 +52,7 @@ class PodFile:
                 try:
                     yield parse_network(word)
                 except ValueError as error:
-                    raise ValueError(f"line {number}, {word[:SHOWN]!r}: {error}") from error
+                    raise ValueError(f"line {number}, {word[:SHOWN]!r}: {str(error)[: 3 * SHOWN]}") from error
 
 
 def _without_waiting(path: str, flags: int) -> int:
