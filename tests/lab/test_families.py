@@ -8,7 +8,7 @@ import pytest
 from tests.lab.capture import kinds
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.node import LabNode
-from tests.lab.sources import announced, expect_no_problem, gateways, sources
+from tests.lab.sources import announced, closed, expect_no_problem, gateways, sources
 from tests.lab.underlay import ONLY_IPV4, ONLY_IPV6
 from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import WireGuardKind
@@ -59,6 +59,20 @@ def one_problem(node: LabNode) -> bool:
     """And that is that there is no IPv6."""
     problems = node.problems()
     return len(problems) == 1 and "IPv6" in problems.pop()
+
+
+def test_where_new_links_have_no_ipv6_running_pods_keep_it_and_no_pod_starts(lab: Lab) -> None:
+    a, b = lab.add_node("a"), lab.add_node("b")
+    lab.expect_mesh()
+    assert all(node.conflist() for node in (a, b))
+    with lab.no_loss():
+        b.place.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        eventually(partial(one_problem, b), what="b has one problem", seconds=20)
+        eventually(lambda: b.conflist() is None, what="no pod starts")
+        assert set(b.pod_cidrs) | set(a.pod_cidrs) == closed(b)
+        assert set(a.pod_cidrs) == b.routes()
+        b.place.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=0")
+        eventually(b.conflist, what="pods start again", seconds=20)
 
 
 def test_where_ipv6_is_off_there_is_one_problem_and_ipv4_works(lab: Lab) -> None:

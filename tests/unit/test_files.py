@@ -266,7 +266,7 @@ def test_an_empty_file_offers_nothing_and_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("every", "new", "expected"), [("0", "0", {4, 6}), ("1", "0", {4}), ("0", "1", {4}), (None, None, {4})]
 )
-def test_ipv6_is_served_where_nothing_disables_it(
+def test_a_new_link_has_ipv6_where_nothing_disables_it(
     tmp_path: Path, every: str | None, new: str | None, expected: set[int]
 ) -> None:
     for name, value in (("all", every), ("default", new)):
@@ -275,4 +275,5 @@ def test_ipv6_is_served_where_nothing_disables_it(
             path.parent.mkdir(parents=True)
             path.write_text(f"{value}\n")
 
-    assert ip_versions(tmp_path) == expected
+    assert ip_versions(tmp_path, of="default") == expected
+    assert ip_versions(tmp_path) == ({4, 6} if every == "0" else {4}), "links that are there keep it"

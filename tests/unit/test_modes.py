@@ -84,7 +84,7 @@ def test_closed_routes_of_a_family_without_a_tunnel_go_at_once() -> None:
 
 
 def test_a_setting_that_nobody_wants_stays_as_it_is() -> None:
-    state = desired(A, facts=replace(host("a"), versions=frozenset({4})))
+    state = desired(A, facts=replace(host("a"), versions=frozenset({4}), new_versions=frozenset({4})))
     there = dict.fromkeys(state.sysctls, "0") | {"net/ipv6/conf/all/forwarding": "0", "net/ipv6/conf/eth0/accept_ra": "1"}
     settled, _ = settle(state, {"sysctls": there}, Memory(), tunnelled={4}, times=(0.0, 0.0))
 
@@ -177,7 +177,7 @@ def test_a_named_link_that_is_missing_is_a_problem() -> None:
 
 
 def test_disabled_ipv6_is_one_problem_and_no_pod_starts_without_its_family() -> None:
-    found = planned(A, B, facts=replace(host("a"), versions=frozenset({4})))
+    found = planned(A, B, facts=replace(host("a"), versions=frozenset({4}), new_versions=frozenset({4})))
 
     assert found.desired
     assert versions(found.desired) == ({4},) * 3
@@ -188,7 +188,7 @@ def test_disabled_ipv6_is_one_problem_and_no_pod_starts_without_its_family() -> 
 
 def test_disabled_ipv6_is_no_problem_without_ipv6_pods() -> None:
     sources = {4: PodNetworkSource.SPEC, 6: PodNetworkSource.NONE}
-    found = planned(A, B, facts=replace(host("a"), versions=frozenset({4})), sources=sources)
+    found = planned(A, B, facts=replace(host("a"), versions=frozenset({4}), new_versions=frozenset({4})), sources=sources)
 
     assert found.desired
     assert found.desired.cni

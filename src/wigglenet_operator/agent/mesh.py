@@ -108,6 +108,7 @@ class Mesh:
         return HostFacts(
             public_key=self._key.public if self._key else None,
             versions=ip_versions(),
+            new_versions=ip_versions(of="default"),
             offers={source: adapter.offer() for source, adapter in self._sources.items()},
             node_ips=tuple(dict.fromkeys(sorted(chain.from_iterable(found.values()), key=lambda a: (a.version, a)))),
             missing_links=self._config.node_ip_links - found.keys(),

@@ -16,8 +16,8 @@ KERNELS = frozenset({"1", "2"})
 """Values of accept_ra with which the kernel listens to router advertisements; at 0 somebody else may."""
 
 
-IPV6_OFF = ("net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6")
-"""Settings that take IPv6 off every link, or off each new one; without them the kernel has no IPv6."""
+IPV6_OFF = "net/ipv6/conf/{}/disable_ipv6"
+"""Takes IPv6 off every link (`all`), or off each new one (`default`); without it the kernel has no IPv6."""
 
 
 def settings_below(root: Path) -> Path:
@@ -25,10 +25,10 @@ def settings_below(root: Path) -> Path:
     return root / WRITABLE if (root / WRITABLE).is_dir() else root / "proc/sys"
 
 
-def ip_versions(root: Path = Path("/")) -> frozenset[int]:
-    """What the kernel serves here: links of pods, and ours, would have no IPv6 where it is disabled."""
+def ip_versions(root: Path = Path("/"), *, of: str = "all") -> frozenset[int]:
+    """What the kernel serves here; with `default`, what a link has that is made now, such as a pod's."""
     try:
-        off = any((settings_below(root) / name).read_text().strip() != "0" for name in IPV6_OFF)
+        off = any((settings_below(root) / IPV6_OFF.format(name)).read_text().strip() != "0" for name in {"all", of})
     except OSError:
         off = True
     return frozenset({4} if off else {4, 6})

@@ -142,6 +142,8 @@ class HostFacts:
     """None without a tunnel."""
     versions: frozenset[int] = frozenset({4, 6})
     """IP versions that the kernel serves."""
+    new_versions: frozenset[int] = frozenset({4, 6})
+    """Those that a link has which is made now, a new pod's."""
     offers: Mapping[PodNetworkSource, Offer] = field(default_factory=dict)
     """What the configured sources outside of the cluster say."""
     node_ips: tuple[IPAddress, ...] = ()

@@ -235,7 +235,7 @@ def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, 
     """Why this node may not take pods; empty if it may. A family that is missing would go unnoticed in each pod."""
     usable = ownership.pod_networks(own.uid, sourced.new)
     small = [n for n in collapsed(usable) if n.num_addresses < MIN_ADDRESSES]
-    unserved = {n.version for n in usable} - host.versions
+    unserved = {n.version for n in usable} - host.new_versions
     if refused := sourced.new - usable:
         text = f"the CNI file is withheld while {' and '.join(sorted(map(str, refused)))} of its pod networks cannot be used"
     elif unserved:
