@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any
 
@@ -22,9 +23,10 @@ from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import STATUS, STEPS, plan
+from wigglenet_operator.plan.routes import plan_closed_routes
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
@@ -38,6 +40,7 @@ class Bench:
         self.requests = 0
         self.now = 0.0
         self.link_index = 1
+        self.foreign_routes: frozenset[ForeignRoute] = frozenset()
         self.store = ClusterStore(self.requested, clock=lambda: self.now)
         self.tables: dict[str, FakeTable[Any, Any]] = {s.table: FakeTable() for s in STEPS}
         self.tables["peers"] = FakePeers()
@@ -51,7 +54,7 @@ class Bench:
         self.requests += 1
 
     async def look(self, _: ClusterState) -> HostFacts:
-        return replace(host("a"), link_index=self.link_index)
+        return replace(host("a"), link_index=self.link_index, foreign_routes=self.foreign_routes)
 
     def turn(self) -> TurnReport:
         return run(self.reconciler.turn())
@@ -144,6 +147,17 @@ def test_what_somebody_removed_is_back_after_a_turn() -> None:
     bench.turn()
 
     assert bench.content == before
+
+
+def test_an_agent_that_remembers_nothing_finds_what_its_pods_networks_were_in_the_closed_routes() -> None:
+    bench = Bench(replace(A, spec_pod_cidrs=nets("10.9.0.0/24 fd00:9::/64"), pod_cidrs=nets("")), B)
+    bench.tables["closed"].content = dict(plan_closed_routes(nets("10.1.0.0/24 10.8.0.0/24 fd00:1::/64")))
+    bench.foreign_routes = frozenset({ForeignRoute(ip_network("10.1.0.7/32"), 0, "veth1")})
+    for _ in range(2):
+        bench.turn()
+
+        announced = bench.tables["annotations"].content["wigglenet/pod-cidrs"]
+        assert announced == '["fd00:9::/64","10.1.0.0/24","10.9.0.0/24"]'
 
 
 @pytest.mark.parametrize("broken", [s.table for s in STEPS])

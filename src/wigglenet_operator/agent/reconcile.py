@@ -1,6 +1,6 @@
 """One turn: observe, plan, diff, apply, report."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
 from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, observe, withdraw
@@ -8,10 +8,12 @@ from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import ClusterState, HostFacts, WireGuardKind
+from wigglenet_operator.model.desired import Route, RouteKey
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, WireGuardKind
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import Memory, Plan, settle
 from wigglenet_operator.plan.planner import Planner
+from wigglenet_operator.plan.pod_networks import plan_earlier
 from wigglenet_operator.plan.repairs import hold_back
 
 WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True, registered=False)
@@ -42,6 +44,8 @@ class Reconciler:
             return WAITING
         actual = await observe(self._tables)
         host = await self._look(cluster)
+        if not self._memory.networks:
+            self._memory = replace(self._memory, networks=plan_earlier(_ours(actual.get("closed", {})), host.foreign_routes))
         planned = self._planner.plan(cluster, host, self._memory.networks)
         if planned.desired is None:
             return TurnReport(
@@ -97,6 +101,11 @@ class Reconciler:
             handshaken=met,
             contested=planned.contested,
         )
+
+
+def _ours(closed: Mapping[RouteKey, Route] | WigglenetError) -> Iterator[IPNetwork]:
+    if not isinstance(closed, WigglenetError):
+        yield from (key.to for key, route in closed.items() if route.ours)
 
 
 def _name(kind: WireGuardKind | None) -> str:

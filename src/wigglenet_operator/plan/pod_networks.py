@@ -64,6 +64,12 @@ def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: 
     return OwnNetworks(new=frozenset(new), kept=frozenset(kept), problems=frozenset(problems))
 
 
+def plan_earlier(closed: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[IPNetwork]:
+    """Which of the closed networks a local pod is in: what this node's were, for an agent that remembers nothing."""
+    pods = frozenset(address for _, address in pod_links(routes))
+    return frozenset(n for n in closed if any(pod in n for pod in pods))
+
+
 def _housed(pod: IPAddress, network: IPNetwork, offered: Iterable[IPNetwork]) -> bool:
     """Whether the pod is in a part of the network that is offered, or known; one around it may still be refused."""
     return any(pod in n and n.prefixlen > network.prefixlen for n in offered)
