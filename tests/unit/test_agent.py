@@ -446,6 +446,18 @@ def test_withdrawing_the_cni_file_waits_for_nothing() -> None:
     assert not bench.tables["cni"].content
 
 
+def test_the_cni_file_goes_before_a_server_is_asked_that_may_be_slow() -> None:
+    bench, seen = Bench(A, B), list[bool]()
+    bench.turn()
+    bench.store.put(node("0", pods="10.1.0.0/24", internal="192.0.2.9", created="2025-01-01T00:00:00Z"))
+    bench.tables["annotations"].point = lambda: seen.append(bool(bench.tables["cni"].content))
+    bench.turn()
+
+    assert bench.tables["annotations"].writes == 2
+    assert (seen[0], seen[-1]) == (True, False), "read with it, written without it"
+    assert sum(seen) == 1
+
+
 def test_a_turn_that_waits_solves_no_problem(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     Server().hear((0, report(problems=1)), (1, replace(report(), waiting=True)), (2, report(problems=1)))

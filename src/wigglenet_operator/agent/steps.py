@@ -20,17 +20,25 @@ async def observe(tables: Tables) -> Observed:
 
 
 async def apply(tables: Tables, differences: Differences) -> dict[str, StepReport]:
-    """What each step did, in the order of STEPS; a table that could not be read is a failed step."""
+    """What each step did, in the order of STEPS; a table that could not be read is a failed step.
+
+    What waits for everything is taken back first of all, for a server that is slow could hold it up.
+    """
     done: dict[str, StepReport] = {}
+    taken_back: dict[str, StepReport] = {}
+    for step in STEPS:
+        going = differences.get(step.table)
+        if step.table in tables and step.needs == ("*",) and isinstance(going, Changes) and going.remove and not going.put:
+            taken_back[step.table] = await _step(tables[step.table], going)
     for step in STEPS:
         if step.table not in tables:
+            continue
+        if step.table in taken_back:
+            done[step.table] = taken_back[step.table]
             continue
         changes = differences[step.table]
         before = done.keys() if step.needs == ("*",) else done.keys() & set(step.needs)
         failed = next((name for name in done if name in before and done[name].failed), None)
-        if failed and step.needs == ("*",) and isinstance(changes, Changes):
-            taking_back: Changes[Any, Any] = Changes(add={}, change={}, was={}, remove=changes.remove)  # waits for nothing
-            await _step(tables[step.table], taking_back)
         done[step.table] = StepReport(waits_for=failed) if failed else await _step(tables[step.table], changes)
     return done
 
