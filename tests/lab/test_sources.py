@@ -217,6 +217,7 @@ HARMS = (
     Harm("the peer's network", "printf '{peer}\\n{v6}\\n' >{file}", ("{peer}", "peer")),
     Harm("no IPv6", "printf '{v4}\\n' >{file}", (FILE, "IPv6")),
     Harm("no IPv4", "printf '{v6}\\n' >{file}", (FILE, "IPv4")),
+    Harm("an address of the node", "printf '{own}/30\\n{v6}\\n' >{file}", ("own address {own}",)),
     Harm("too small for a pod", "printf '{v4}\\n{v6}\\n' | sed 's,/24,/31,' >{file}", ("10.1.", "/31")),
 )
 
@@ -225,7 +226,13 @@ HARMS = (
 def test_while_the_file_is_of_no_use_no_pod_starts_and_those_that_run_lose_nothing(
     lab: Lab, reader: LabNode, peer: Pod, harm: Harm
 ) -> None:
-    values = {"file": FILE, "v4": filed(reader, 4), "v6": filed(reader, 6), "peer": lab.nodes["peer"].pod_cidrs[0]}
+    values = {
+        "file": FILE,
+        "v4": filed(reader, 4),
+        "v6": filed(reader, 6),
+        "own": reader.api_address,
+        "peer": lab.nodes["peer"].pod_cidrs[0],
+    }
     said = spoken(reader)
     with lab.no_loss(both_ways(reader.pods["old"], peer)):
         try:

@@ -7,7 +7,7 @@ from ipaddress import ip_interface, ip_network
 
 import pytest
 
-from tests.builders import cluster, config, host, key, nets, node
+from tests.builders import cluster, config, host, ips, key, nets, node
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import ForeignRoute, HostFacts, IPNetwork, NodeFacts, Offer, PodNetworkSource
 from wigglenet_operator.model.report import Problem
@@ -84,6 +84,19 @@ def test_a_source_that_offers_nothing_keeps_a_new_node_waiting_and_says_why() ->
 
     assert (found.desired, found.registered) == (None, True)
     assert {p.text for p in found.problems} == {why}
+
+
+@pytest.mark.parametrize("announced_before", ["", "10.8.0.0/24 fd00:8::/64"])
+def test_a_network_of_the_file_that_holds_an_own_address_of_the_node_is_not_used(announced_before: str) -> None:
+    facts = replace(offering("198.51.100.8/29 fd00:9::/64"), local_addresses=frozenset(ips("198.51.100.12")))
+    found = planned(replace(BARE, pod_cidrs=nets(announced_before)), facts)
+
+    assert ["holds this node's own address 198.51.100.12" in p.text for p in found.problems] == [True]
+    if announced_before:
+        assert announced(found) == {"10.8.0.0/24", "fd00:9::/64"}
+        assert ranges(found.desired) == set()
+    else:
+        assert found.desired is None
 
 
 def test_a_family_that_is_missing_in_the_file_is_named() -> None:

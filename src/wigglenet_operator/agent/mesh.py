@@ -111,6 +111,7 @@ class Mesh:
             new_versions=ip_versions(of="default"),
             offers={source: adapter.offer() for source, adapter in self._sources.items()},
             node_ips=tuple(dict.fromkeys(sorted(chain.from_iterable(found.values()), key=lambda a: (a.version, a)))),
+            local_addresses=await self._rtnl.local_addresses() if self._sources else frozenset(),
             missing_links=self._config.node_ip_links - found.keys(),
             path_mtus=paths,
             default_mtu=default,

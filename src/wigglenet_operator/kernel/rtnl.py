@@ -21,7 +21,7 @@ from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
 from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, Found, dump_routes, write_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import ForeignRoute, IPAddress
+from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress
 
 PROTOCOL_KERNEL, PROTOCOL_RA = 2, 9
 RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
@@ -148,6 +148,15 @@ class Rtnl:
             if m["index"] in names and m["scope"] == RT_SCOPE_UNIVERSE and not flags & PASSING[address.version]:
                 found[names[m["index"]]].append(address)
         return found
+
+    async def local_addresses(self) -> frozenset[IPAddress]:
+        """Global ones of this node itself: those of our link and of pods' links are their gateways."""
+        names = dict(socket.if_nameindex())
+        gateways = {index for index, name in names.items() if name == self.link or name.startswith(VETH)}
+        found = await self.call("addr", "dump", family=0)
+        return frozenset(
+            ip_address(_address(m)) for m in found if m["scope"] == RT_SCOPE_UNIVERSE and m["index"] not in gateways
+        )
 
     async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
         """MTU in bytes by address (none for what has no route), and that of the underlay.

@@ -47,6 +47,10 @@ def bounds(network: IPNetwork) -> tuple[int, int]:
     return first, first | (1 << network.max_prefixlen - network.prefixlen) - 1
 
 
+VETH = "veth"
+"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: README."""
@@ -148,6 +152,8 @@ class HostFacts:
     """What the configured sources outside of the cluster say."""
     node_ips: tuple[IPAddress, ...] = ()
     """Global addresses of the links whose addresses are announced, IPv4 first, ascending."""
+    local_addresses: frozenset[IPAddress] = frozenset()
+    """Global addresses of this node, those that are pods' gateways left out; of interest where a file tells pod networks."""
     missing_links: frozenset[str] = frozenset()
     """Those of these links that are not there."""
     path_mtus: Mapping[IPAddress, int] = field(default_factory=dict)

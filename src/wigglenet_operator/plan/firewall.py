@@ -11,11 +11,11 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
+from wigglenet_operator.model.facts import VETH, DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text
 from wigglenet_operator.plan.claims import Ownership
-from wigglenet_operator.plan.pod_networks import VETH, plan_node_networks, pod_links
+from wigglenet_operator.plan.pod_networks import plan_node_networks, pod_links
 from wigglenet_operator.plan.tunnel import Families, plan_node_addresses
 
 DIRECT: tuple[IPNetwork, ...] = (

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import IPInterface
 from wigglenet_operator.model.facts import (
+    VETH,
     ForeignRoute,
     HostFacts,
     IPAddress,
@@ -17,9 +18,6 @@ from wigglenet_operator.model.facts import (
 )
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
-
-VETH = "veth"
-"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +46,23 @@ def plan_sources(own: NodeFacts, config: AgentConfig, host: HostFacts, earlier: 
     new: set[IPNetwork] = set()
     kept: set[IPNetwork] = set()
     missing: dict[PodNetworkSource, list[int]] = {}
+    problems: set[Problem] = set()
     pods = frozenset(address for _, address in pod_links(host.foreign_routes))
     for version, source in config.sources.items():
         offer = Offer() if source is PodNetworkSource.NONE else _offer(source, own, host)
         offered = {n for n in offer.networks if n.version == version}
+        if source is PodNetworkSource.FILE and (taken := {n for n in offered if _held(n, host.local_addresses)}):
+            offered -= taken
+            problems |= {_not_for_pods(own, n, host) for n in taken}
         known = {n for n in own.pod_cidrs.union(earlier) if n.version == version}
         new |= offered
         kept |= {n for n in known - offered if any(p in n and not _housed(p, n, offered | known) for p in pods)}
         taken_back = offered or source is PodNetworkSource.NONE or "pod_cidrs" in own.inherited
         if not taken_back and (host.public_key is None or own.public_key in {None, host.public_key}):  # its own word
             kept |= known & own.pod_cidrs
-        if not offered and source is not PodNetworkSource.NONE:
+        if not any(n.version == version for n in offer.networks) and source is not PodNetworkSource.NONE:
             missing.setdefault(source, []).append(version)
-    problems = {_offer(s, own, host).problem or _nothing(s, versions, own, config) for s, versions in missing.items()}
+    problems |= {_offer(s, own, host).problem or _nothing(s, versions, own, config) for s, versions in missing.items()}
     return OwnNetworks(new=frozenset(new), kept=frozenset(kept), problems=frozenset(problems))
 
 
@@ -73,6 +75,15 @@ def plan_earlier(closed: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) ->
 def _housed(pod: IPAddress, network: IPNetwork, offered: Iterable[IPNetwork]) -> bool:
     """Whether the pod is in a part of the network that is offered, or known; one around it may still be refused."""
     return any(pod in n and n.prefixlen > network.prefixlen for n in offered)
+
+
+def _held(network: IPNetwork, addresses: Iterable[IPAddress]) -> list[IPAddress]:
+    return sorted((a for a in addresses if a in network), key=int)
+
+
+def _not_for_pods(own: NodeFacts, network: IPNetwork, host: HostFacts) -> Problem:
+    text = f"{network} of the file is not used, and no pod starts: it holds this node's own address"
+    return Problem(subject=f"node {own.name}", text=f"{text} {_held(network, host.local_addresses)[0]}")
 
 
 def _offer(source: PodNetworkSource, own: NodeFacts, host: HostFacts) -> Offer:
