@@ -35,3 +35,9 @@ def test_a_route_that_wins_over_the_tunnels_is_named(network: str, metric: int, 
     problems = plan(cluster(A, B), config("a"), replace(host("a"), foreign_routes=foreign)).problems
 
     assert [p.subject for p in problems] == ([f"route {network} dev eth9"] if wins else [])
+
+
+def test_the_route_of_a_pod_is_nothing_to_remove_whoever_has_its_network_by_now() -> None:
+    foreign = frozenset({ForeignRoute(ip_network("10.2.0.7/32"), 0, "veth12345678")})
+
+    assert not plan(cluster(A, B), config("a"), replace(host("a"), foreign_routes=foreign)).problems

@@ -16,6 +16,8 @@ Version = NewType("Version", str)
 PublicKey = NewType("PublicKey", str)
 """A Curve25519 public key in canonical base64, 44 characters."""
 
+VETH = "veth"
+"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
 ZONE = "a zone, which means nothing on another node"
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -45,10 +47,6 @@ def bounds(network: IPNetwork) -> tuple[int, int]:
     """Its first and last address as numbers; `broadcast_address` would make two addresses on the way."""
     first = int(network.network_address)
     return first, first | (1 << network.max_prefixlen - network.prefixlen) - 1
-
-
-VETH = "veth"
-"""How names of pods' links on the node begin (CNI `ptp`: ip.RandomVethName)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
 """Which networks are routed into the tunnel, and which are closed to every other way out."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 
 from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ForeignRoute, IPNetwork, bounds
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.pod_networks import pod_links
 
 DEFAULT_METRIC = {4: 0, 6: 1024}
 """What the kernel takes when none is given (net/ipv6/route.c, IP6_RT_PRIO_USER; IPv4 has none)."""
@@ -24,11 +25,14 @@ def plan_closed_routes(networks: Iterable[IPNetwork]) -> dict[RouteKey, Route]:
     return {RouteKey(to=n, metric=CLOSED_METRIC): Route(kind=RouteKind.CLOSED) for n in networks}
 
 
-def plan_bypassed(foreign: Iterable[ForeignRoute], tunnel: Mapping[RouteKey, Route]) -> frozenset[Problem]:
+def plan_bypassed(foreign: Collection[ForeignRoute], tunnel: Mapping[RouteKey, Route]) -> frozenset[Problem]:
     """Others' routes that win over the tunnel's: by a longer prefix, or for the same network by their metric."""
     ours = {version: _ranges(key for key in tunnel if key.to.version == version) for version in (4, 6)}
     problems: set[Problem] = set()
+    pods = {address for _, address in pod_links(foreign)}
     for route in foreign:
+        if route.to.prefixlen == route.to.max_prefixlen and route.to.network_address in pods:  # whoever took its network
+            continue
         inside = _overlapped(route.to, ours[route.to.version])
         if inside is None or inside.prefixlen > route.to.prefixlen:
             continue
