@@ -22,7 +22,7 @@ OF_THE_KERNEL = "link or MTU or address or peer or route or forwarding or rp_fil
 FLOWS = "(by_nftables and neither)"
 """Of each family both features, and neither."""
 SUITES = {
-    "life": (*PYTEST, *CONTRACT, "tests/lab/test_mesh.py", "tests/lab/test_life.py"),
+    "life": (*PYTEST, *CONTRACT, "tests/lab/test_mesh.py", "tests/lab/test_life.py", "-k", "not (killed_lab or leaves)"),
     "faults": (*PYTEST, "tests/lab/test_faults.py", "tests/lab/test_flows.py", "-k", f"{OF_THE_KERNEL} or {FLOWS}"),
 }
 """One guest each, so that they take about as long; what is about agent, files and API server is the same on every kernel."""
