@@ -31,7 +31,7 @@ OTHER_UID = "11111111-2222-3333-4444-555555555555"
 # A real server believes a token that it has seen for up to 10 s without looking (kubeapiserver/options: TokenSuccessCacheTTL).
 TOKEN_CACHE_SECONDS = 20.0
 # It sends a bookmark some 2 s before a watch's end, and every minute (storage/cacher: bookmarkFrequency).
-BOOKMARK_WATCH_SECONDS = 4
+BOOKMARK_WATCH_SECONDS = 8
 # More than a real server itself writes while it starts.
 RESTORED_VERSIONS = 100
 
