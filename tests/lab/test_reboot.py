@@ -31,8 +31,7 @@ def test_after_a_reboot_pods_start_when_everything_is_in_force(lab: Lab) -> None
     lab.expect_mesh()
     pod = node.pods.pop("pod-c")
     pod.delete()
-    door = f"{pod.addresses[4]} ."
-    eventually(lambda: door not in node.place.run("nft", "list", "table", "inet", "wigglenet"), what="the pod is forgotten")
+    node.wait_working()  # so the pod is forgotten, its link and each of its addresses
     before, said = look(lab, node), spoken(node)
     reboot(lab, node)
     node.place.run("ip", "link", "set", "api0", "down")

@@ -56,6 +56,9 @@ def test_whatever_happens_costs_no_more_than_it_may_and_leaves_nothing_behind(la
     seconds, seed = request.config.getoption("--soak"), request.config.getoption("--seed")
     print(f"--soak {seconds} --seed {seed}")
     faults = [fault for fault in FAULTS if not fault.userspace or lab.wireguard is WireGuardKind.USERSPACE]
+    lab.expect_mesh()
+    for node in lab.nodes.values():
+        node.wait_working()  # with every pod that has just started
     before = {name: look(lab, node) for name, node in lab.nodes.items()}
     begun, strikes, early = time.monotonic(), list[Strike](), dict[int, int]()
     with Traffic(lab) as traffic, ThreadPoolExecutor(len(lab.nodes)) as threads:
