@@ -24,6 +24,7 @@ from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import STATUS, STEPS, plan
 from wigglenet_operator.plan.routes import plan_closed_routes
@@ -320,10 +321,22 @@ class Server:
     """The own Node's annotations, and a status that is kept for as long as the test says, in virtual time."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.annotations: dict[str, str] = {}
         self.writes: list[float] = []
         self.broken = False
-        self.teller = Teller(version="1", published=lambda: self.annotations, write=self.write)
+        self.events: list[tuple[str, bool]] = []
+        self.teller = self.anew()
+
+    def anew(self) -> Teller:
+        """That of an agent that has just started."""
+        return Teller(
+            version="1",
+            published=lambda: self.annotations,
+            write=self.write,
+            note=lambda problem, came: self.events.append((problem.subject, came)),
+            clock=lambda: self.now,
+        )
 
     async def write(self, annotations: Mapping[str, str]) -> None:
         self.writes.append(round(asyncio.get_running_loop().time(), 3))
@@ -342,10 +355,14 @@ class Server:
         run(main())
 
 
+def odd(number: int, *, code: Code = Code.NoEndpoint) -> Problem:
+    return Problem(code=code, subject=f"node n{number}", text="bad")
+
+
 def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnReport:
     return TurnReport(
         steps={"link": StepReport(error=error)},
-        problems=frozenset(Problem(subject=f"node n{i}", text="bad") for i in range(problems)),
+        problems=frozenset(odd(i) for i in range(problems)),
         wireguard="userspace",
         mtu=1420,
         peers=2,
@@ -353,9 +370,12 @@ def report(*, handshaken: int = 0, problems: int = 0, error: str = "") -> TurnRe
     )
 
 
-def test_the_status_is_compact_json_with_at_most_five_problems() -> None:
+def test_the_status_is_compact_json_with_the_five_problems_that_matter_most() -> None:
     server = Server()
-    server.hear((0, report(handshaken=1, problems=7, error="refused")))
+    refused = replace(
+        report(handshaken=1, problems=7), problems=frozenset({odd(9, code=Code.TunnelFailed), *map(odd, range(7))})
+    )
+    server.hear((0, refused))
 
     assert json.loads(server.annotations[STATUS]) == {
         "phase": "Degraded",
@@ -364,7 +384,11 @@ def test_the_status_is_compact_json_with_at_most_five_problems() -> None:
         "mtu": 1420,
         "peers": 2,
         "handshaken": 1,
-        "problems": ["link: refused", *(f"node n{i}: bad" for i in range(4))],
+        "problems": [
+            {"code": "TunnelFailed", "object": "node n9", "since": "1970-01-01T00:00:00Z", "text": "bad"},
+            *({"code": "NoEndpoint", "object": f"node n{i}", "since": "1970-01-01T00:00:00Z", "text": "bad"} for i in range(4)),
+        ],
+        "more": 3,
     }
     assert server.annotations[STATUS].startswith('{"phase":"Degraded","version":')
 
@@ -392,7 +416,7 @@ def test_the_status_is_written_on_change_only_and_at_most_once_a_minute() -> Non
 
 def test_a_change_that_did_not_last_is_not_written() -> None:
     server = Server()
-    server.annotations[STATUS] = render_status(report(handshaken=2), version="1")
+    server.annotations[STATUS] = render_status(report(handshaken=2), {}, version="1")
     server.hear((0, report()), (1, report(handshaken=2)))
 
     assert server.writes == []
@@ -413,7 +437,31 @@ def test_a_problem_is_logged_when_it_comes_and_when_it_goes(caplog: pytest.LogCa
     caplog.set_level("INFO")
     Server().hear((0, report(problems=1)), (1, report(problems=1)), (2, report()))
 
-    assert caplog.messages == ["problem: node n0: bad", "solved: node n0: bad"]
+    assert caplog.messages == ["problem: node n0: bad [NoEndpoint]", "solved: node n0: bad [NoEndpoint]"]
+
+
+def test_a_restart_forgets_neither_since_when_a_problem_is_there_nor_that_it_has_gone() -> None:
+    server = Server()
+    server.hear((0, report(problems=2)))
+    server.now, server.teller = 1000.0, server.anew()
+    server.events.clear()
+    waiting = replace(report(problems=1), waiting=True)
+    server.hear((0, replace(waiting, registered=False, problems=frozenset())), (1, waiting), (2, report(problems=1)))
+
+    assert json.loads(server.annotations[STATUS])["problems"] == [
+        {"code": "NoEndpoint", "object": "node n0", "since": "1970-01-01T00:00:00Z", "text": "bad"}
+    ]
+    assert server.events == [("node n0", True), ("node n1", False)]
+
+
+@pytest.mark.parametrize("status", ["", "[]", "{", '{"problems":3}', '{"problems":[{"code":3,"since":[]}]}', "[" * 100_000])
+def test_a_status_that_somebody_else_wrote_is_no_memory(status: str) -> None:
+    server = Server()
+    server.annotations[STATUS] = status
+    server.now = 1.0
+    server.hear((0, report(problems=1)))
+
+    assert json.loads(server.annotations[STATUS])["problems"][0]["since"] == "1970-01-01T00:00:01Z"
 
 
 def test_a_turn_without_changes_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -462,12 +510,12 @@ def test_a_turn_that_waits_solves_no_problem(caplog: pytest.LogCaptureFixture) -
     caplog.set_level("INFO")
     Server().hear((0, report(problems=1)), (1, replace(report(), waiting=True)), (2, report(problems=1)))
 
-    assert caplog.messages == ["problem: node n0: bad"]
+    assert caplog.messages == ["problem: node n0: bad [NoEndpoint]"]
 
 
 def test_a_problem_of_any_length_leaves_the_status_short() -> None:
     server = Server()
-    server.hear((0, replace(report(), problems=frozenset({Problem(subject="node x", text="y" * 100_000)}))))
+    server.hear((0, replace(report(), problems=frozenset({replace(odd(0), text="y" * 100_000)}))))
 
     assert len(server.annotations[STATUS]) < 500
 

@@ -148,13 +148,17 @@ def test_a_census_that_is_asked_for_comes_within_a_second() -> None:
     assert [time for time in cluster.listings if time >= 5]
 
 
-def test_while_the_api_server_is_away_it_is_asked_every_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_while_the_api_server_is_away_it_is_asked_every_five_seconds_and_that_is_a_problem() -> None:
     cluster = Cluster(A)
     cluster.away = True
     cluster.until(60)
 
     assert 60 / 6 <= len(cluster.listings) <= 60 / 5 + 1
-    assert "list Nodes: away" in caplog.messages
+    assert [str(p) for p in cluster.census.problems()] == ["API server: list Nodes: away"]
+
+    cluster.away = False
+    cluster.until(10)
+    assert not cluster.census.problems()
 
 
 def test_service_ranges_are_known_before_anything_is_planned_and_their_absence_is_told_once(

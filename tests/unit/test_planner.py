@@ -15,6 +15,7 @@ from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from tests.unit.test_plan_laws import NETWORKS, NODES
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, IPNetwork, NodeFacts, NodeName, NodeUID
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan import planner
 from wigglenet_operator.plan.desired import plan, plan_draft
@@ -49,7 +50,7 @@ def variants(number: int) -> list[NodeFacts]:
         replace(usual, public_key=key("shared")),
         replace(usual, uid=NodeUID(f"again-{number}"), created="2026-05-01T00:00:00Z", pod_cidrs=frozenset()),
         replace(usual, name=NodeName(f"n{number // 2 * 2}")),
-        replace(usual, problems=(Problem(subject=f"node n{number}", text="it is odd"),)),
+        replace(usual, problems=(Problem(code=Code.FieldUnusable, subject=f"node n{number}", text="it is odd"),)),
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.builders import cluster, config, host, ips, key, nets, node
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import ForeignRoute, HostFacts, IPNetwork, NodeFacts, Offer, PodNetworkSource
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import Plan, plan
 
@@ -25,7 +26,7 @@ def pods(*addresses: str) -> frozenset[ForeignRoute]:
 
 
 def offering(networks: str, *, problem: str = "", running: Collection[ForeignRoute] = ()) -> HostFacts:
-    told = Problem(subject="file /pods", text=problem) if problem else None
+    told = Problem(code=Code.PodFileUnusable, subject="file /pods", text=problem) if problem else None
     return replace(host("a"), offers={FILE: Offer(networks=nets(networks), problem=told)}, foreign_routes=frozenset(running))
 
 

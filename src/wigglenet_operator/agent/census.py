@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
+from wigglenet_operator.model.problems import Code
+from wigglenet_operator.model.report import Problem
 
 log = logging.getLogger(__name__)
 SECONDS_PER_NODE, LEAST_SECONDS, MOST_SECONDS = 0.3, 10.0, 300.0
@@ -39,11 +41,17 @@ class Census:
         self._asked = asyncio.Event()
         self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
         self._renewed = 0
-        self._told = ""
+        self._failed = ""
 
     def request(self) -> None:
         """Ask for a census soon; from the loop's own thread."""
         self._asked.set()
+
+    def problems(self) -> frozenset[Problem]:
+        """That the last one failed, if it did."""
+        if not self._failed:
+            return frozenset()
+        return frozenset({Problem(code=Code.CensusFailed, subject="API server", text=self._failed)})
 
     async def keep(self) -> None:
         """Take censuses until cancelled."""
@@ -68,11 +76,9 @@ class Census:
             self._store.expect(listed)
             await self._drop_the_vanished(listed)
         except ApiError as error:
-            if str(error) != self._told:
-                log.warning("%s", error)
-            self._told = str(error)
+            self._failed = str(error)
             return AGAIN_SECONDS
-        self._told = ""
+        self._failed = ""
         if not self._store.complete:
             log.info("waiting until each of %d Nodes has been seen", len(listed))
         return self._judge(listed)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
-from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, observe, withdraw
+from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, failures, observe, withdraw
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.model.changes import diff
@@ -48,9 +48,10 @@ class Reconciler:
             self._memory = replace(self._memory, networks=plan_earlier(_ours(actual.get("closed", {})), host.foreign_routes))
         planned = self._planner.plan(cluster, host, self._memory.networks)
         if planned.desired is None:
+            steps = await withdraw(self._tables, actual)
             return TurnReport(
-                steps=await withdraw(self._tables, actual),
-                problems=planned.problems,
+                steps=steps,
+                problems=planned.problems | failures(steps),
                 wireguard=_name(host.wireguard),
                 waiting=True,
                 registered=planned.registered,
@@ -94,7 +95,7 @@ class Reconciler:
         met = sum(1 for key, peer in known.items() if key in wanted and peer.handshake)
         return TurnReport(
             steps=steps,
-            problems=planned.problems | fought,
+            problems=planned.problems | fought | failures(steps),
             wireguard=_name(host.wireguard),
             mtu=next((link.mtu for link in planned.desired.link.values()), None),
             peers=len(wanted),

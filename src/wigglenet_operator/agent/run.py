@@ -16,13 +16,14 @@ from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.census import Census
+from wigglenet_operator.agent.events import Events
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.mesh import Mesh
-from wigglenet_operator.agent.reconcile import Reconciler
+from wigglenet_operator.agent.reconcile import WAITING, Reconciler
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
-from wigglenet_operator.errors import KernelError, WigglenetError
+from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.leftovers import LeftoverTable
 from wigglenet_operator.kernel.nft import NftTable
@@ -32,9 +33,10 @@ from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.kube.operator import KopfOperator
-from wigglenet_operator.kube.publish import AnnotationTable
+from wigglenet_operator.kube.publish import AnnotationTable, publish_event
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, Version
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import IDENTITY, STATUS
 
@@ -95,7 +97,15 @@ class _Agent:
         tables = {**mesh.tables(), **own}
         self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
         self._contested: frozenset[Problem] = frozenset()
-        self._teller = Teller(version=__version__, published=self._published, write=annotations.write)
+        self._events = Events(partial(self._publish, api))
+        self._teller = Teller(
+            version=__version__,
+            published=self._published,
+            write=annotations.write,
+            note=lambda problem, came: self._events.note(problem, came=came),
+        )
+        self._last = WAITING
+        self._unreadable: dict[NodeUID, Problem] = {}
 
     async def serve(self) -> None:
         """Run every task until a signal; the kernel's state stays when they end."""
@@ -113,6 +123,7 @@ class _Agent:
                 self._census.keep(),
                 monitor.watch_files([self._access.directory], self._rotated),
                 self._firewall.watch(self.loop.request),
+                self._events.keep(),
                 self.loop.run(),
                 *self._mesh.work(self.loop.request),
             ]
@@ -132,14 +143,20 @@ class _Agent:
         """Kopf's thread: decode there, record here."""
         decoded = decode_node(body, own=self._config.node_name)
         if isinstance(decoded, Problem):
-            log.warning("problem: %s", decoded)
-            self.gone(body)
+            self.gone(body, decoded)
         else:
             self._here.call_soon_threadsafe(self.store.put, decoded, _version(body))
 
-    def gone(self, body: Mapping[str, Any]) -> None:
-        """Kopf's thread: a UID is all that is needed."""
-        self._here.call_soon_threadsafe(self.store.drop, NodeUID(str(body["metadata"].get("uid"))))
+    def gone(self, body: Mapping[str, Any], why: Problem | None = None) -> None:
+        """Kopf's thread: a UID is all that is needed; `why` is what is wrong with one that is there."""
+        self._here.call_soon_threadsafe(self._drop, NodeUID(str(body["metadata"].get("uid"))), why)
+
+    def _drop(self, uid: NodeUID, why: Problem | None) -> None:
+        self._unreadable.pop(uid, None)
+        if why:
+            self._unreadable[uid] = why
+        self.store.drop(uid)
+        self.loop.request()
 
     def _put(self, body: Mapping[str, Any]) -> None:
         decoded = decode_node(body, own=self._config.node_name)
@@ -164,12 +181,13 @@ class _Agent:
         try:
             report = await self._reconciler.turn()
         except WigglenetError as error:
-            log.error("this node cannot be looked at, nothing was touched: %s", error)  # noqa: TRY400 - no bug, no traceback
-            return False
-        except Exception:  # the data plane must not depend on the absence of bugs
+            return self._stopped(Code.LookFailed, f"it cannot be looked at, nothing was touched: {error}")
+        except Exception as error:  # the data plane must not depend on the absence of bugs
             log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
-            return False
-        report = replace(report, problems=report.problems | self._operator.problems())
+            return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}")
+        around = self._operator.problems() | self._census.problems() | self._events.problems()
+        around |= frozenset(self._unreadable.values())
+        self._last = report = replace(report, problems=report.problems | around)
         if report.contested - self._contested:
             self._census.request()
         self._contested = report.contested
@@ -177,6 +195,18 @@ class _Agent:
         if report.wrote:
             self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
         return not report.failed
+
+    def _stopped(self, code: Code, text: str) -> bool:
+        """Tell that a turn came to nothing; all else is as the last one has seen it."""
+        problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
+        self._teller.tell(replace(self._last, steps={}, problems=self._last.problems | {problem}), seconds=0)
+        return False
+
+    async def _publish(self, api: ApiClient, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
+        own = self.store.own(self._config.node_name)
+        if own is None:
+            raise ApiError(f"there is no Node {self._config.node_name} to tell anything on")
+        await publish_event(api, own.name, own.uid, problem, came=came)
 
 
 def _version(body: Mapping[str, Any]) -> Version:

@@ -6,7 +6,7 @@ from typing import Any
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.ports import KeyedTable
 from wigglenet_operator.model.changes import Changes, diff
-from wigglenet_operator.model.report import StepReport
+from wigglenet_operator.model.report import Problem, StepReport
 from wigglenet_operator.plan.desired import STEPS
 
 Tables = Mapping[str, KeyedTable[Any, Any]]  # each has types of its own; STEPS ties their names to DesiredState
@@ -49,6 +49,13 @@ async def withdraw(tables: Tables, actual: Observed) -> dict[str, StepReport]:
     if not there:
         return {}
     return {"cni": await _step(tables["cni"], there if isinstance(there, WigglenetError) else diff(there, {}))}
+
+
+def failures(steps: Mapping[str, StepReport]) -> frozenset[Problem]:
+    """A problem for each step that was refused; not for those that wait for one."""
+    failed = {step.table: step.failed for step in STEPS}
+    errors = {name: step.error for name, step in steps.items() if step.error}
+    return frozenset(Problem(code=failed[name], subject=f"step {name}", text=error) for name, error in errors.items())
 
 
 async def _seen(table: KeyedTable[Any, Any]) -> Mapping[Any, Any] | WigglenetError:

@@ -91,10 +91,14 @@ class ClusterStore:
         if before.public_key is not None and (kept is None or kept[1].uid != before.uid):
             self._said[before.name] = (self._clock(), before)
 
+    def own(self, name: NodeName) -> NodeFacts | None:
+        """The youngest Node of that name; None without one."""
+        named = (n for n in self._nodes.values() if n.name == name)
+        return max(named, key=lambda n: (n.created, n.uid), default=None)
+
     def published(self, name: NodeName) -> dict[str, str]:
         """The `wigglenet/` annotations of the youngest Node of that name; empty without one."""
-        named = (n for n in self._nodes.values() if n.name == name)
-        youngest = max(named, key=lambda n: (n.created, n.uid), default=None)
+        youngest = self.own(name)
         return dict(youngest.annotations) if youngest else {}
 
 

@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
+from wigglenet_operator.agent.ledger import Ledger, render_problems
 from wigglenet_operator.errors import ApiError
+from wigglenet_operator.model.problems import Severity
 from wigglenet_operator.model.report import Problem, TurnReport
 from wigglenet_operator.plan.desired import STATUS
 
@@ -15,8 +18,6 @@ STATUS_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 """Between a change and its write: a start or a join changes several things in a row."""
 STATUS_PROBLEMS = 5
-STATUS_CHARACTERS = 200
-"""Of each problem; annotations of a Node have 256 KiB in all."""
 
 
 class Teller:
@@ -28,20 +29,25 @@ class Teller:
         version: str,
         published: Callable[[], Mapping[str, str]],
         write: Callable[[Mapping[str, str]], Awaitable[None]],
+        note: Callable[[Problem, bool], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`published` tells the own Node's annotations of now, `write` merges into them."""
-        self._version, self._published, self._write = version, published, write
-        self._problems: frozenset[Problem] = frozenset()
-        self._errors: Mapping[str, str] = {}
+        """`published` tells the own Node's annotations of now, `write` merges into them; `note` makes an Event.
+
+        `note` is given a problem and whether it has come; `clock` gives Unix seconds.
+        """
+        self._version, self._published, self._write, self._note = version, published, write, note
+        self.ledger = Ledger(clock)
+        self._failing = False
         self._status = ""
         self._news = asyncio.Event()
 
     def tell(self, report: TurnReport, *, seconds: float) -> None:
         """Log what is new, and have the status written if it is not what the Node has."""
-        self._log_problems(report)
+        self._tell_problems(report)
         self._log_steps(report, seconds)
         if report.registered:
-            self._status = render_status(report, version=self._version)
+            self._status = render_status(report, self.ledger.since, version=self._version)
             if self._published().get(STATUS) != self._status:
                 self._news.set()
 
@@ -60,30 +66,28 @@ class Teller:
                 self._news.set()
             await asyncio.sleep(STATUS_SECONDS - SETTLE_SECONDS)
 
-    def _log_problems(self, report: TurnReport) -> None:
-        gone = frozenset() if report.waiting else self._problems - report.problems  # a turn that waits knows too little
-        for problem in sorted(report.problems - self._problems):
-            log.warning("problem: %s", problem)
-        for problem in sorted(gone):
-            log.info("solved: %s", problem)
-        self._problems = (self._problems | report.problems) - gone
+    def _tell_problems(self, report: TurnReport) -> None:
+        came, gone = self.ledger.update(report, self._published().get(STATUS, ""))
+        for problem in came:
+            level = logging.ERROR if problem.meaning.severity is Severity.ERROR else logging.WARNING
+            log.log(level, "problem: %s [%s]", problem, problem.code)
+            self._note(problem, True)  # noqa: FBT003 - as it is described
+        for problem in gone:
+            log.info("solved: %s [%s]", problem, problem.code)
+            self._note(problem, False)  # noqa: FBT003 - as it is described
 
     def _log_steps(self, report: TurnReport, seconds: float) -> None:
-        errors = {name: step.error for name, step in report.steps.items() if step.error}
-        for name, error in errors.items():
-            if self._errors.get(name) != error:
-                log.error("%s: %s", name, error)
-        if report.wrote or (self._errors and not errors):
+        failing = any(step.error for step in report.steps.values())
+        if report.wrote or (self._failing and not failing):
             steps = " ".join(f"{name}={step}" for name, step in report.steps.items() if step.wrote)
-            log.info("%s %s took_ms=%.0f", "failed" if errors else "converged", steps, seconds * 1000)
-        self._errors = errors
+            log.info("%s %s took_ms=%.0f", "failed" if failing else "converged", steps, seconds * 1000)
+        self._failing = failing
 
 
-def render_status(report: TurnReport, *, version: str) -> str:
-    """Compact JSON: phase, version, wireguard, mtu, peers, handshaken, problems (the first 5 by name)."""
-    errors = (f"{name}: {step.error}" for name, step in report.steps.items() if step.error)
-    problems = [text[:STATUS_CHARACTERS] for text in (*errors, *map(str, sorted(report.problems)))]
-    status = {
+def render_status(report: TurnReport, since: Mapping[Problem, str], *, version: str) -> str:
+    """Compact JSON: phase, version, wireguard, mtu, peers, handshaken, problems (5 at most), more (if there are more)."""
+    problems = render_problems(since)
+    status: dict[str, object] = {
         "phase": report.phase,
         "version": version,
         "wireguard": report.wireguard,
@@ -92,4 +96,6 @@ def render_status(report: TurnReport, *, version: str) -> str:
         "handshaken": report.handshaken,
         "problems": problems[:STATUS_PROBLEMS],
     }
+    if len(problems) > STATUS_PROBLEMS:
+        status["more"] = len(problems) - STATUS_PROBLEMS
     return json.dumps(status, separators=(",", ":"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wigglenet_operator.kernel.monitor import watch_files
 from wigglenet_operator.model.facts import IPNetwork, Offer, parse_network
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
 LARGEST = 1 << 16
@@ -33,7 +34,7 @@ class PodFile:
         except (OSError, ValueError) as error:
             reason = f"{error.strerror}" if isinstance(error, OSError) else str(error)
             text = f"no pod starts until it has one CIDR a line: {reason}"
-            return Offer(problem=Problem(subject=f"file {self._path}", text=text))
+            return Offer(problem=Problem(code=Code.PodFileUnusable, subject=f"file {self._path}", text=text))
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever it may say something else, for ever."""

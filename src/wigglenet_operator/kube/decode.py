@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from wigglenet_operator.kube.schema import LONGEST_NAME, Metadata, Spec, Status
 from wigglenet_operator.model.facts import ZONE, IPAddress, NodeFacts, NodeName, NodeUID, PublicKey, parse_network
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAMED
 from wigglenet_operator.plan.desired import ENDPOINT, NODE_IPS, POD_CIDRS, PUBLIC_KEY
@@ -42,7 +43,8 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
     reader = _Reader(_subject(body.get("metadata")))
     metadata = reader.part(body, "metadata", Metadata)
     if metadata is None:
-        return Problem(subject=reader.subject, text=f"it is left out: {reader.problems[0].text}")
+        text = f"it is left out: {reader.problems[0].text}"
+        return Problem(code=Code.NodeUnreadable, subject=reader.subject, text=text)
     notes = reader.annotations(metadata.annotations)
     spec = reader.part(body, "spec", Spec) or Spec()
     status = reader.part(body, "status", Status) or Status()
@@ -175,7 +177,8 @@ class _Reader:
         return []
 
     def _left_out(self, what: str, why: str) -> None:
-        self.problems.append(Problem(subject=self.subject, text=f"{what} is not used: {why[: 2 * SHOWN]}"))
+        text = f"{what} is not used: {why[: 2 * SHOWN]}"
+        self.problems.append(Problem(code=Code.FieldUnusable, subject=self.subject, text=text))
 
 
 def _subject(metadata: object) -> str:

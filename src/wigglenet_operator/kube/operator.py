@@ -18,6 +18,7 @@ import kopf
 
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.handlers import Recorder, register
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ UNAUTHORIZED_SECONDS = 1.0
 """Before the answer is passed on: what may be asked at once is kept for when there is a new token."""
 REFUSED_SECONDS = 30.0
 """After so long it is a problem; before, it may be restarting."""
+REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+"""What an administrator has to mend; other statuses are those of a server in trouble."""
 DEAF_SECONDS = 180.0
 """Without a request or an answer an operator is deaf, for it asks more often."""
 BURST, A_SECOND = 60, 1.0
@@ -107,6 +110,8 @@ class Line:
         """When something was asked or answered."""
         self.failing_since: float | None = None
         """Since when every request was refused, or is not answered; None if the last one was."""
+        self.refused = 0
+        """The HTTP status of the last refusal since then, 0 if nobody answered."""
         self._left, self._counted, self._held = float(BURST), clock(), float("-inf")
 
     @property
@@ -133,9 +138,14 @@ class Line:
             await self.pace()
             self.failing_since = self.failing_since or self._clock()
             request.headers["Authorization"] = access.bearer()
-            response = await handler(request)
+            try:
+                response = await handler(request)
+            except (aiohttp.ClientError, OSError):
+                self.refused = 0
+                raise
             self.last = self._clock()
-            if response.status < HTTPStatus.BAD_REQUEST:
+            self.refused = response.status if response.status >= HTTPStatus.BAD_REQUEST else 0
+            if not self.refused:
                 self.failing_since = None
             elif response.status == HTTPStatus.UNAUTHORIZED:  # Kopf asks again at once, 40 times a second
                 await asyncio.sleep(UNAUTHORIZED_SECONDS)
@@ -179,13 +189,16 @@ class KopfOperator:
 
     def problems(self) -> frozenset[Problem]:
         """What is wrong with the talk to the API server."""
-        texts: list[str] = []
+        found: list[tuple[Code, str]] = []
         if self._line.held:
-            texts.append(f"it ends every watch at once; it is asked {A_SECOND:g} times a second until it does not")
-        since = self._line.failing_since
+            text = f"it ends every watch at once; it is asked {A_SECOND:g} times a second until it does not"
+            found.append((Code.APIThrottled, text))
+        since, status = self._line.failing_since, self._line.refused
         if since is not None and time.monotonic() - since > REFUSED_SECONDS:
-            texts.append("it refuses to show Nodes, or does not answer; until it does, everything stays as it is")
-        return frozenset(Problem(subject="API server", text=text) for text in texts)
+            said = f"answers {status} when asked for Nodes" if status else "does not answer"
+            code = Code.APIRefused if status in REFUSALS else Code.APIUnreachable
+            found.append((code, f"it {said}; until it shows them, everything stays as it is"))
+        return frozenset(Problem(code=code, subject="API server", text=text) for code, text in found)
 
     async def _pause(self, seconds: float) -> None:
         """Between the end of an operator that died and its successor, which may be asked for sooner."""

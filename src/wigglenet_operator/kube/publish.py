@@ -1,6 +1,9 @@
-"""Our own Node's annotations: the only thing that this agent writes to the cluster."""
+"""Our own Node's annotations, and Events on it: the only things that this agent writes to the cluster."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from kubernetes_asyncio.client import ApiClient
@@ -8,10 +11,19 @@ from kubernetes_asyncio.client import ApiClient
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
 from wigglenet_operator.model.changes import Changes
-from wigglenet_operator.model.facts import NodeName
+from wigglenet_operator.model.facts import NodeName, NodeUID
+from wigglenet_operator.model.report import Problem
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 """RFC 7386: keys that are not named stay as they are."""
+JSON = {"Content-Type": "application/json"}
+COMPONENT = "wigglenet-operator"
+
+
+EVENTS = "/api/v1/namespaces/default/events"
+"""Events on what has no namespace, such as a Node, are here (client-go, tools/record)."""
+MESSAGE = 1024
+"""Characters of an Event's message (Kubernetes API, events.k8s.io/v1)."""
 
 
 class AnnotationTable:
@@ -53,3 +65,36 @@ class AnnotationTable:
         if missing := [name for name, value in annotations.items() if have.get(name) != value]:
             raise ApiError(f"{what}: the server did not keep {', '.join(missing)}")
         self._answered(node)
+
+
+async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: Problem, *, came: bool) -> None:
+    """Tell that a problem has come, or has gone; one that was told before is counted.  ApiError if it cannot be.
+
+    Source of the fields: Kubernetes API, core/v1 Event; the name is by content, so that a restart makes no second one.
+    """
+    message = f"{'' if came else 'solved: '}{problem}"[:MESSAGE]
+    name = f"{node}.{hashlib.sha256(f'{problem.code} {message}'.encode()).hexdigest()[:16]}"
+    what, now = f"create event {name}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    involved = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
+    body = {
+        "metadata": {"name": name, "namespace": "default"},
+        "involvedObject": involved,
+        "type": "Warning" if came else "Normal",
+        "reason": problem.code,
+        "message": message,
+        "source": {"component": COMPONENT, "host": node},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": node,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+    try:
+        await ask(api, "POST", EVENTS, what=what, headers=JSON, body=body)
+    except ApiError as error:
+        if error.status != HTTPStatus.CONFLICT:
+            raise
+        path, what = f"{EVENTS}/{name}", f"count event {name}"
+        before = await ask(api, "GET", path, what=what, headers={})
+        again = {"lastTimestamp": now, "count": (before.get("count") or 1) + 1, "involvedObject": involved}
+        await ask(api, "PATCH", path, what=what, headers=MERGE_PATCH, body=again)

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wigglenet_operator.model.problems import PROBLEMS, Code, Meaning
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Problem:
     """Something that the administrator should know and can act on; equal problems are the same problem."""
 
+    code: Code
     subject: str
     """What it is about: `node b`, `link wigglenet`, `file /etc/…`."""
     text: str
@@ -16,6 +19,11 @@ class Problem:
     def __str__(self) -> str:
         """Subject and text in one line."""
         return f"{self.subject}: {self.text}"
+
+    @property
+    def meaning(self) -> Meaning:
+        """What its code stands for."""
+        return PROBLEMS[self.code]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

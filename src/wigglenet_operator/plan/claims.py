@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, bounds, host_network
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
 NOT_UNICAST: tuple[IPNetwork, ...] = (
@@ -193,7 +194,7 @@ def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[
     for (name, trust), texts in refused.items():
         more = len(texts) - NAMED
         rest = [f"a further {more} of {trust.label} are not used: they are refused as well"] if more > 0 else []
-        yield from (Problem(subject=f"node {name}", text=text) for text in (*texts[:NAMED], *rest))
+        yield from (Problem(code=Code.ClaimRefused, subject=f"node {name}", text=text) for text in (*texts[:NAMED], *rest))
 
 
 def claims(nodes: Iterable[NodeFacts]) -> Iterator[tuple[Claim, IPNetwork]]:

@@ -17,6 +17,7 @@ from wigglenet_operator.model.facts import (
     NodeName,
     PublicKey,
 )
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
@@ -53,26 +54,45 @@ class Step:
 
     table: str
     needs: tuple[str, ...]
+    failed: Code
+    """What it is called when it cannot be read or written."""
     reason: str
 
 
 STEPS = (
-    Step("key", (), "a key that others may already know must outlive this process"),
-    Step("closed", (), "before anything is routed: what the tunnel does not take must not leave in clear"),
-    Step("device", (), "key and port first, so that the link listens with the key that is published"),
-    Step("link", ("device",), "up with the right MTU before an address or route lies on it"),
-    Step("sysctls", ("link",), "this node is its pods' router; rp_filter belongs to a link that exists"),
-    Step("addresses", ("link",), "the kernel takes the source of the node's own packets to pods from them"),
-    Step("peers", ("link",), "before the routes, for a packet without a peer is lost; priming wants the link up"),
-    Step("firewall", (), "before the routes, or a connection keeps an address that it should not have; nobody waits for it"),
-    Step("routes", ("closed", "link"), "each one moves pod traffic, so its peer is there and its closed twin as well"),
+    Step("key", (), Code.KeyFileFailed, "a key that others may already know must outlive this process"),
+    Step("closed", (), Code.RoutesFailed, "before anything is routed: what the tunnel does not take must not leave in clear"),
+    Step("device", (), Code.TunnelFailed, "key and port first, so that the link listens with the key that is published"),
+    Step("link", ("device",), Code.TunnelFailed, "up with the right MTU before an address or route lies on it"),
     Step(
-        "annotations",
-        ("link",),
+        *("sysctls", ("link",), Code.SettingsFailed),
+        "this node is its pods' router; rp_filter belongs to a link that exists",
+    ),
+    Step(
+        *("addresses", ("link",), Code.TunnelFailed),
+        "the kernel takes the source of the node's own packets to pods from them",
+    ),
+    Step(
+        *("peers", ("link",), Code.TunnelFailed),
+        "before the routes, for a packet without a peer is lost; priming wants the link up",
+    ),
+    Step(
+        *("firewall", (), Code.FirewallFailed),
+        "before the routes, or a connection keeps an address that it should not have; nobody waits for it",
+    ),
+    Step(
+        *("routes", ("closed", "link"), Code.RoutesFailed),
+        "each one moves pod traffic, so its peer is there and its closed twin as well",
+    ),
+    Step(
+        *("annotations", ("link",), Code.PublishFailed),
         "others may send as soon as they read them, so we listen; a server that is slow holds up nobody",
     ),
-    Step("cni", ("*",), "when all that pods need is there: the kubelet starts them at once; its removal waits for nothing"),
-    Step("leftovers", ("firewall",), "rules of the past go when ours are in force; no pod waits for it"),
+    Step(
+        *("cni", ("*",), Code.CNIFileFailed),
+        "when all that pods need is there: the kubelet starts them at once; its removal waits for nothing",
+    ),
+    Step("leftovers", ("firewall",), Code.LeftoversFailed, "rules of the past go when ours are in force; no pod waits for it"),
 )
 """The order of application: a failed step stops only what needs it; `*` needs everything before it."""
 
@@ -129,7 +149,7 @@ def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earl
     found = nodes.get(config.node_name)
     if found is None or found.departed:
         text = "this agent's own Node is not there; everything stays as it is until it is, but no pod starts"
-        problem = Problem(subject=f"node {config.node_name}", text=text)
+        problem = Problem(code=Code.OwnNodeMissing, subject=f"node {config.node_name}", text=text)
         return Draft(plan=Plan(desired=None, problems=decoded | {problem}, registered=False))
     sourced = plan_sources(found, config, host, earlier)
     first = not (found.pod_cidrs or config.firewall_only)
@@ -245,18 +265,18 @@ def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, 
         text = f"the CNI file is withheld: host-local needs more than {small[0]}; give it a larger network"
     else:
         return frozenset()
-    return frozenset({Problem(subject=f"node {own.name}", text=text)})
+    return frozenset({Problem(code=Code.PodsWithheld, subject=f"node {own.name}", text=text)})
 
 
 def _missing_links(host: HostFacts) -> frozenset[Problem]:
     text = "it is not there, so its addresses are not announced; make it, or take it out of NODE_IP_INTERFACES"
-    return frozenset(Problem(subject=f"link {name}", text=text) for name in host.missing_links)
+    return frozenset(Problem(code=Code.LinkMissing, subject=f"link {name}", text=text) for name in host.missing_links)
 
 
 def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What keeps this node's pods from getting our network although our file is there."""
     text = f"the container runtime takes it and not {config.cni_path}; remove what made it, then the file"
-    return frozenset(Problem(subject=f"file {path}", text=text) for path in host.earlier_cni)
+    return frozenset(Problem(code=Code.CNIOutranked, subject=f"file {path}", text=text) for path in host.earlier_cni)
 
 
 def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
@@ -264,7 +284,7 @@ def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     if host.stored_key in {None, host.public_key}:
         return frozenset()
     text = "it holds another key than the one in force; restart the agent to use it, or remove it to get back the one in force"
-    return frozenset({Problem(subject=f"file {config.key_path}", text=text)})
+    return frozenset({Problem(code=Code.KeyFileReplaced, subject=f"file {config.key_path}", text=text)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from itertools import chain
 
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import VETH, DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text
 from wigglenet_operator.plan.claims import Ownership
@@ -95,7 +96,9 @@ def plan_dropped(chains: Iterable[DroppingChain], own: Collection[IPNetwork]) ->
 
     text = "it drops what is forwarded, and accepts nothing of {}; pods may be cut off: accept these networks there, both ways"
     return frozenset(
-        Problem(subject=f"chain {c.name}", text=text.format(" and ".join(map(str, harmed(c))))) for c in chains if harmed(c)
+        Problem(code=Code.ForwardingDropped, subject=f"chain {c.name}", text=text.format(" and ".join(map(str, harmed(c)))))
+        for c in chains
+        if harmed(c)
     )
 
 

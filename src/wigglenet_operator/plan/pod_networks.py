@@ -16,6 +16,7 @@ from wigglenet_operator.model.facts import (
     Offer,
     PodNetworkSource,
 )
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import Ownership
 
@@ -83,7 +84,8 @@ def _held(network: IPNetwork, addresses: Iterable[IPAddress]) -> list[IPAddress]
 
 def _not_for_pods(own: NodeFacts, network: IPNetwork, host: HostFacts) -> Problem:
     text = f"{network} of the file is not used, and no pod starts: it holds this node's own address"
-    return Problem(subject=f"node {own.name}", text=f"{text} {_held(network, host.local_addresses)[0]}")
+    text = f"{text} {_held(network, host.local_addresses)[0]}"
+    return Problem(code=Code.PodNetworkUnfit, subject=f"node {own.name}", text=text)
 
 
 def _offer(source: PodNetworkSource, own: NodeFacts, host: HostFacts) -> Offer:
@@ -96,9 +98,9 @@ def _nothing(source: PodNetworkSource, versions: list[int], own: NodeFacts, conf
     ask = f"POD_CIDR_SOURCE_IPV{versions[-1]}=none if pods shall have no IPv{versions[-1]}"
     if source is PodNetworkSource.SPEC:
         text = f"{lacking} until spec.podCIDRs has {wanted} (kube-controller-manager --allocate-node-cidrs); or set {ask}"
-        return Problem(subject=f"node {own.name}", text=text)
+        return Problem(code=Code.NoPodNetwork, subject=f"node {own.name}", text=text)
     text = f"{lacking} until it has {wanted}; or set {ask}"
-    return Problem(subject=f"file {config.source_path}", text=text)
+    return Problem(code=Code.NoPodNetwork, subject=f"file {config.source_path}", text=text)
 
 
 def pod_links(routes: Iterable[ForeignRoute]) -> Iterator[tuple[str, IPAddress]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import RouteKey
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import FAMILY, TABLE
 
@@ -79,7 +80,7 @@ def hold_back(
         allowed[table] = _without(changes, held) if held else changes
     text = "something else keeps changing it back, so it is repaired only now and then; find out what, and stop one of the two"
     fought = {_subject(ident) for ident, repair in remember.items() if repair.count > AT_ONCE}
-    return allowed, remember, frozenset(Problem(subject=subject, text=text) for subject in fought)
+    return allowed, remember, frozenset(Problem(code=Code.RepairUndone, subject=subject, text=text) for subject in fought)
 
 
 def _without(changes: Changes[Any, Any], held: set[Hashable]) -> Changes[Any, Any]:

@@ -6,6 +6,7 @@ from operator import itemgetter
 
 from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ForeignRoute, IPNetwork, bounds
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.pod_networks import pod_links
 
@@ -39,7 +40,7 @@ def plan_bypassed(foreign: Collection[ForeignRoute], tunnel: Mapping[RouteKey, R
         if inside == route.to and route.metric > DEFAULT_METRIC[inside.version]:
             continue
         text = f"it takes what is for pods of {inside} past the tunnel, in clear; it is left alone, so remove it"
-        problems.add(Problem(subject=f"route {route.to} dev {route.link or '?'}", text=text))
+        problems.add(Problem(code=Code.RouteBypassed, subject=f"route {route.to} dev {route.link or '?'}", text=text))
     return frozenset(problems)
 
 

@@ -15,6 +15,7 @@ from wigglenet_operator.model.facts import (
     WireGuardKind,
     host_network,
 )
+from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
 
@@ -44,7 +45,7 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
             text = (
                 f"its public key is that of node {holder.name[:NAME_SHOWN]}; remove the key file of one and restart its agent"
             )
-            problems.add(Problem(subject=f"node {node.name}", text=text))
+            problems.add(Problem(code=Code.KeyRepeated, subject=f"node {node.name}", text=text))
     return Members(by_key=by_key, problems=frozenset(problems))
 
 
@@ -76,14 +77,15 @@ def plan_peers(
     for key, node in members.items():
         address, port = node.endpoint or (None, None)
         if address and (refused := ownership.refused_endpoint(address)) and not node.departed:
-            problems.add(Problem(subject=f"node {node.name}", text=f"its wigglenet/endpoint {address} is not used: {refused}"))
+            text = f"its wigglenet/endpoint {address} is not used: {refused}"
+            problems.add(Problem(code=Code.EndpointRefused, subject=f"node {node.name}", text=text))
         if address is None or refused or address.version not in families.allowed:
             address, port = _endpoint_address(node, ownership, families), None
         if address is None:
             which = " or ".join(f"IPv{version}" for version in sorted(families.allowed))
             text = f"it has a key but no usable {which} address; its status, wigglenet/node-ips or /endpoint must name one"
             if not node.departed:
-                problems.add(Problem(subject=f"node {node.name}", text=text))
+                problems.add(Problem(code=Code.NoEndpoint, subject=f"node {node.name}", text=text))
             continue
         own_addresses = map(host_network, _addresses(node, ownership))
         allowed = frozenset((*networks[node.name], *own_addresses))
@@ -124,7 +126,7 @@ def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tup
     if underlay < least:
         text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} to pods; raise it to {least}"
         subject = f"link {config.link}" if config.tunnelled else f"node {config.node_name}"
-        return MIN_MTU, frozenset({Problem(subject=subject, text=text)})
+        return MIN_MTU, frozenset({Problem(code=Code.MTUTooSmall, subject=subject, text=text)})
     return underlay - config.overhead, frozenset()
 
 
@@ -139,7 +141,8 @@ def plan_wireguard(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     else:
         return frozenset()
     first = "stop the implementation, " if host.wireguard is WireGuardKind.USERSPACE else ""
-    return frozenset({Problem(subject=f"link {config.link}", text=f"{text}; to switch: {first}ip link del {config.link}")})
+    text = f"{text}; to switch: {first}ip link del {config.link}"
+    return frozenset({Problem(code=Code.WireGuardOther, subject=f"link {config.link}", text=text)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,76 @@
+"""What came and what went, as Events on the own Node: each once, those that cancel each other not at all, never too many."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from wigglenet_operator.errors import ApiError
+from wigglenet_operator.model.problems import Code
+from wigglenet_operator.model.report import Problem
+
+log = logging.getLogger(__name__)
+SETTLE_SECONDS = 2.0
+"""What comes and goes within this is not told."""
+AT_ONCE, PAUSE_SECONDS = 20, 10.0
+"""Events in a row, and from then on the time between two: every one is kept by the API server for an hour."""
+AGAIN_SECONDS = 15.0
+"""After one that was refused."""
+MOST = 200
+"""That wait to be told; of more the oldest are forgotten, for log and status have them."""
+
+
+class Events:
+    """Tells what it is given, in order, for as long as `keep` runs."""
+
+    def __init__(self, publish: Callable[[Problem, bool], Awaitable[None]]) -> None:
+        """`publish` writes one: a problem, and whether it has come; ApiError if it could not."""
+        self._publish = publish
+        self._waiting: dict[Problem, bool] = {}
+        self._news = asyncio.Event()
+        self._refused = ""
+
+    def note(self, problem: Problem, *, came: bool) -> None:
+        """Have it told; what went before it was told that it had come is not worth a word."""
+        if self._waiting.get(problem, came) is not came:
+            del self._waiting[problem]
+            return
+        self._waiting[problem] = came
+        if len(self._waiting) > MOST:
+            del self._waiting[next(iter(self._waiting))]
+        self._news.set()
+
+    def problems(self) -> frozenset[Problem]:
+        """That the API server refuses them, if it does."""
+        if not self._refused:
+            return frozenset()
+        return frozenset({Problem(code=Code.EventsFailed, subject="API server", text=self._refused)})
+
+    async def keep(self) -> None:
+        """Tell until cancelled."""
+        clock = asyncio.get_running_loop().time
+        left, counted = float(AT_ONCE), clock()
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            while self._waiting:
+                now = clock()
+                left, counted = min(left + (now - counted) / PAUSE_SECONDS, AT_ONCE), now
+                if left < 1:
+                    await asyncio.sleep((1 - left) * PAUSE_SECONDS)
+                    continue
+                left -= 1
+                await self._tell(next(iter(self._waiting)))
+            self._news.clear()
+
+    async def _tell(self, problem: Problem) -> None:
+        came = self._waiting.pop(problem)
+        try:
+            await self._publish(problem, came)
+            self._refused = ""
+        except ApiError as error:
+            self._refused = str(error) if error.status else self._refused
+            if problem in self._waiting:  # it has changed again, which leaves nothing to tell
+                del self._waiting[problem]
+            else:
+                self._waiting[problem] = came
+            await asyncio.sleep(AGAIN_SECONDS)

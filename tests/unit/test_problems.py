@@ -1,0 +1,131 @@
+"""The table of problems, and Events of them in virtual time."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from tests.virtual_time import run
+from wigglenet_operator.agent.events import AGAIN_SECONDS, AT_ONCE, MOST, PAUSE_SECONDS, SETTLE_SECONDS, Events
+from wigglenet_operator.agent.ledger import CHARACTERS, parse_problems, ranked, render_problems
+from wigglenet_operator.errors import ApiError
+from wigglenet_operator.model.problems import PROBLEMS, Code
+from wigglenet_operator.model.report import Problem
+from wigglenet_operator.plan.desired import STEPS
+
+Told = tuple[float, str, bool]
+Also = tuple[tuple[float, Callable[[], None]], ...]
+
+
+@pytest.mark.parametrize("code", Code)
+def test_each_code_is_explained_in_a_sentence_and_has_one_of_what_to_do(code: Code) -> None:
+    meaning = PROBLEMS[code]
+
+    assert code == code.name
+    for sentence in (meaning.meaning, meaning.remedy):
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+        assert ". " not in sentence
+
+
+def test_what_breaks_the_data_path_is_an_error() -> None:
+    assert {m.severity.value for m in PROBLEMS.values() if m.breaks} == {"error"}
+
+
+def test_each_step_that_pods_need_breaks_the_data_path_when_it_fails() -> None:
+    spared = {step.table for step in STEPS if not PROBLEMS[step.failed].breaks}
+    assert spared == {"key", "leftovers"}
+
+
+def problem(number: int = 0, *, code: Code = Code.NoEndpoint, text: str = "bad") -> Problem:
+    return Problem(code=code, subject=f"node n{number}", text=text)
+
+
+def test_what_is_published_is_read_back() -> None:
+    since = {problem(1): "2026-01-01T00:00:00Z", problem(2, code=Code.TunnelFailed): "2026-01-02T00:00:00Z"}
+    assert parse_problems(json.dumps({"problems": render_problems(since)})) == since
+
+
+def test_those_that_break_the_data_path_come_first() -> None:
+    codes = [Code.NoEndpoint, Code.CensusFailed, Code.RoutesFailed, Code.ClaimRefused]
+    assert [p.code for p in ranked(problem(code=code) for code in codes)] == [
+        *(Code.RoutesFailed, Code.CensusFailed, Code.ClaimRefused, Code.NoEndpoint),
+    ]
+
+
+def test_a_long_text_is_cut() -> None:
+    (entry,) = render_problems({problem(text="y" * 9999): "2026-01-01T00:00:00Z"})
+    assert len(entry["text"]) == CHARACTERS
+
+
+class Heard:
+    """What is told when of what is noted when, in virtual time."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.status: int | None = None
+        self.events = Events(self.publish)
+
+    async def publish(self, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
+        if self.status is not None:
+            raise ApiError("create event: no", status=self.status)
+        self.told.append((round(asyncio.get_running_loop().time(), 2), problem.subject, came))
+
+    def hear(self, *noted: tuple[float, Problem, bool], until: float = 100.0, also: Also = ()) -> list[Told]:
+        async def main() -> None:
+            task = asyncio.create_task(self.events.keep())
+            for when, each, came in noted:
+                asyncio.get_running_loop().call_at(when, partial(self.events.note, each, came=came))
+            for when, act in also:
+                asyncio.get_running_loop().call_at(when, act)
+            await asyncio.sleep(until)
+            task.cancel()
+
+        run(main())
+        return self.told
+
+
+def test_each_problem_is_told_when_it_comes_and_when_it_goes() -> None:
+    told = Heard().hear((1, problem(), True), (20, problem(), False))
+    assert told == [(1 + SETTLE_SECONDS, "node n0", True), (20 + SETTLE_SECONDS, "node n0", False)]
+
+
+def test_what_came_and_went_in_an_instant_is_not_told() -> None:
+    assert Heard().hear((1, problem(), True), (1 + SETTLE_SECONDS / 2, problem(), False)) == []
+
+
+def test_many_at_once_are_told_and_the_others_one_by_one() -> None:
+    told = Heard().hear(*((1 + i / 1e4, problem(i), True) for i in range(AT_ONCE + 2)))
+
+    assert [when for when, _, _ in told] == [3.0] * AT_ONCE + [3.0 + PAUSE_SECONDS, 3.0 + 2 * PAUSE_SECONDS]
+    assert [who for _, who, _ in told] == [f"node n{i}" for i in range(AT_ONCE + 2)]
+
+
+def test_of_thousands_the_newest_are_told() -> None:
+    told = Heard().hear(*((1 + i / 1e6, problem(i), True) for i in range(3 * MOST)), until=5)
+    assert told[0] == (3.0, f"node n{2 * MOST}", True)
+
+
+def test_one_that_was_refused_is_a_problem_and_tried_again() -> None:
+    heard, seen = Heard(), list[list[Code]]()
+
+    def look() -> None:
+        seen.append([p.code for p in heard.events.problems()])
+
+    def mend() -> None:
+        heard.status = None
+
+    heard.status = 403
+    heard.hear((1, problem(), True), also=((5, look), (6, mend), (5 + AGAIN_SECONDS, look)))
+
+    assert seen == [[Code.EventsFailed], []]
+    assert heard.told == [(1 + SETTLE_SECONDS + AGAIN_SECONDS, "node n0", True)]
+
+
+def test_a_server_that_is_away_is_no_problem_of_events() -> None:
+    heard = Heard()
+    heard.status = 0
+    heard.hear((1, problem(), True), until=60)
+    assert not heard.events.problems()
