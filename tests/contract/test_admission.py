@@ -18,6 +18,7 @@ MANIFESTS = Path(__file__).parents[2] / "manifests"
 AGENT = "wigglenet-operator"
 ADDRESS = "198.51.100.2"
 OWN, OTHER = "/api/v1/nodes/a", "/api/v1/nodes/b"
+EVENTS = "/api/v1/namespaces/default/events"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,58 @@ def test_it_changes_no_annotation_of_somebody_else(agent: Client, annotations: d
 )
 def test_it_changes_nothing_else_of_its_own_node(agent: Client, change: dict[str, Any]) -> None:
     assert "an agent changes nothing of a Node but annotations" in told(agent, OWN, **change)
+
+
+def event(node: str, name: str) -> dict[str, Any]:
+    """One about a Node."""
+    about = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": "x"}
+    return {"metadata": {"name": name, "namespace": "default"}, "involvedObject": about, "reason": "NoEndpoint", "message": "x"}
+
+
+def test_it_tells_of_its_own_node(agent: Client) -> None:
+    agent.post(EVENTS, event("a", "a.1"))
+    assert agent.patch(f"{EVENTS}/a.1", {"count": 2})["count"] == 2
+
+
+def test_it_tells_of_no_other_node_and_changes_no_other_event(agent: Client, server: ApiServer) -> None:
+    server.admin.post(EVENTS, event("b", "b.1"))
+    for attempt in (
+        partial(agent.post, EVENTS, event("b", "b.2")),
+        partial(
+            agent.post, EVENTS, event("a", "a.2") | {"involvedObject": {"kind": "Pod", "name": "a", "namespace": "default"}}
+        ),
+        partial(agent.patch, f"{EVENTS}/b.1", {"message": "y"}),
+        partial(agent.patch, f"{EVENTS}/b.1", {"involvedObject": {"name": "a"}}),
+    ):
+        with pytest.raises(ApiStatus, match="an agent's Events are about its own Node only"):
+            attempt()
+
+
+@pytest.fixture
+def conditioned(server: ApiServer) -> Iterator[Client]:
+    """The agent with the right that `manifests/modes/node-condition` gives."""
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/wigglenet-operator"
+    before = server.admin.get(role)["rules"]
+    more = {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}
+    server.admin.patch(role, {"rules": [*before, more]})
+    yield server.client(server.admin.token(server.admin.get(OWN)))
+    server.admin.patch(role, {"rules": before})
+
+
+def condition(kind: str) -> dict[str, Any]:
+    """A status with one condition, as a merge patch."""
+    return {"conditions": [{"type": kind, "status": "False", "reason": "x", "message": "y"}]}
+
+
+def test_of_a_status_it_changes_only_its_condition(conditioned: Client) -> None:
+    only = "of a Node's status an agent changes only the condition NetworkUnavailable"
+
+    eventually(lambda: "forbidden: User" not in told(conditioned, f"{OWN}/status", status={}), what="the right is there")
+    assert told(conditioned, f"{OWN}/status", status=condition("NetworkUnavailable")) == ""
+    assert only in told(conditioned, f"{OWN}/status", status={"phase": "Pending"})
+    assert only in told(conditioned, f"{OWN}/status", status={"addresses": [{"type": "InternalIP", "address": "192.0.2.9"}]})
+    assert only in told(conditioned, f"{OWN}/status", status=condition("Ready"))
+    assert "an agent changes its own Node only" in told(conditioned, f"{OTHER}/status", status=condition("NetworkUnavailable"))
 
 
 def test_others_change_nodes_as_before(server: ApiServer) -> None:

@@ -24,6 +24,7 @@ from tests.lab.wait import eventually
 
 ADDRESS = "198.51.100.1"
 NODES = "/api/v1/nodes"
+EVENTS = "/api/v1/namespaces/default/events"
 SERVICE_CIDRS = "/apis/networking.k8s.io/v1/servicecidrs"
 RBAC = Path(__file__).parents[2] / "manifests/agent/rbac.yaml"
 AGENT = "system:serviceaccount:kube-system:wigglenet-operator"
@@ -429,6 +430,17 @@ def test_an_agent_may_list_get_and_watch_nodes_and_patch_one(agent: Client, node
     assert agent.patch(f"{NODES}/a", {"metadata": {"annotations": {"x": "1"}}})["metadata"]["annotations"] == {"x": "1"}
     with contextlib.closing(agent.watch(NODES, timeoutSeconds=5)) as events:
         assert next(events)["type"] == "ADDED"
+
+
+def test_an_agent_tells_of_its_node_by_events(agent: Client, node_a: Json) -> None:
+    about = {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": node_a["metadata"]["uid"]}
+    event = {"metadata": {"name": "a.x", "namespace": "default"}, "involvedObject": about, "reason": "NoEndpoint", "count": 1}
+    made = agent.post(EVENTS, event)
+    assert (made["reason"], made["involvedObject"]["name"], made["metadata"]["namespace"]) == ("NoEndpoint", "a", "default")
+    with refused(409, "AlreadyExists", 'events "a.x" already exists'):
+        agent.post(EVENTS, event)
+    assert agent.get(f"{EVENTS}/a.x")["count"] == 1
+    assert agent.patch(f"{EVENTS}/a.x", {"count": 2})["count"] == 2
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 LOG = "/run/agent.log"
 LINK = "wigglenet"
 AGENT = (sys.executable, "-m", "wigglenet_operator", "run")
-PROBLEM = re.compile(r'"message": "(problem|solved): (.*)"', re.MULTILINE)
+PROBLEM = re.compile(r'"message": "(problem|solved): (.*?)(?: \[\w+\])?"', re.MULTILINE)
 """In the log."""
 KEEP_WIREGUARD = f"while :; do wireguard-go -f {LINK}; sleep 0.1; done"
 

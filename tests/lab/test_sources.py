@@ -117,7 +117,7 @@ def expect_waiting(lab: Lab, node: LabNode, *reason: str) -> None:
 
     def waits() -> bool:
         status = json.loads(lab.annotations(name).get("wigglenet/status", '{"phase": "", "problems": []}'))
-        return status["phase"] == "Waiting" and any(all(word in p for word in reason) for p in status["problems"])
+        return status["phase"] == "Waiting" and any(all(word in str(p) for word in reason) for p in status["problems"])
 
     eventually(waits, what=f"the status of {name} has {reason}", seconds=20)
     expect_unconfigured(lab, node)

@@ -23,7 +23,8 @@ from tests.lab.api.watching import Selection, Watch
 
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", has_status=True)
 SERVICE_CIDRS = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", has_status=True)
-KINDS = (NODES, NAMESPACES, SERVICE_ACCOUNTS, ROLES, BINDINGS, SERVICE_CIDRS)
+EVENTS = Kind("", "v1", "Event", "events", namespaced=True)
+KINDS = (NODES, NAMESPACES, SERVICE_ACCOUNTS, ROLES, BINDINGS, SERVICE_CIDRS, EVENTS)
 MERGE_PATCH = "application/merge-patch+json"
 WATCH_SECONDS = 1800  # what a real server takes at least if it is not told (--min-request-timeout)
 TOKEN_SECONDS = 3600  # the same for a TokenRequest
