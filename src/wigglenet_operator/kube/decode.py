@@ -19,6 +19,8 @@ from wigglenet_operator.plan.claims import NAMED
 from wigglenet_operator.plan.desired import ENDPOINT, NODE_IPS, POD_CIDRS, PUBLIC_KEY
 
 PREFIX = "wigglenet/"
+NETWORK_UNAVAILABLE = "NetworkUnavailable"
+"""A Node's condition; while it is True the node is tainted (Kubernetes, controller node-lifecycle)."""
 KEY_BYTES = 32
 PORTS = 65535
 ENDPOINT_TEXT = re.compile(
@@ -64,6 +66,7 @@ def decode_node(body: Mapping[str, Any], *, own: NodeName) -> NodeFacts | Proble
         node_ips=reader.each(reader.json_list(notes, NODE_IPS), decode_address, of=NODE_IPS),
         endpoint=next(iter(reader.each(_present(notes, ENDPOINT), decode_endpoint, of=ENDPOINT)), None),
         annotations=_prefixed(notes) if metadata.name == own else (),
+        network_unavailable=_condition(status.conditions) if metadata.name == own else None,
         problems=tuple(reader.problems),
     )
 
@@ -116,6 +119,14 @@ def _without_zone(text: str) -> str:
     if "%" in text:
         raise ValueError(f"it has {ZONE}")
     return text
+
+
+def _condition(conditions: object) -> tuple[str, str] | None:
+    """Status and message of the condition NetworkUnavailable; None without a usable one."""
+    for each in conditions if isinstance(conditions, list) else ():
+        if isinstance(each, Mapping) and each.get("type") == NETWORK_UNAVAILABLE:
+            return str(each.get("status", "")), str(each.get("message", ""))
+    return None
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Our own Node's annotations, and Events on it: the only things that this agent writes to the cluster."""
+"""Our own Node's annotations, its condition, and Events on it: the only things that this agent writes to the cluster."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
@@ -10,12 +10,14 @@ from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
+from wigglenet_operator.kube.decode import NETWORK_UNAVAILABLE
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.facts import NodeName, NodeUID
 from wigglenet_operator.model.report import Problem
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 """RFC 7386: keys that are not named stay as they are."""
+STRATEGIC_PATCH = {"Content-Type": "application/strategic-merge-patch+json"}
 JSON = {"Content-Type": "application/json"}
 COMPONENT = "wigglenet-operator"
 
@@ -67,6 +69,28 @@ class AnnotationTable:
         self._answered(node)
 
 
+async def publish_condition(api: ApiClient, node: NodeName, *, status: str, reason: str, message: str) -> None:
+    """Set the own Node's condition NetworkUnavailable to `status`, "True" or "False"; ApiError if it cannot be.
+
+    A strategic merge patch, for conditions are a list by type to which others write as well.
+    """
+    now = _now()
+    condition = {"type": NETWORK_UNAVAILABLE, "status": status, "reason": reason, "message": message}
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    await _patch_conditions(api, node, {**condition, **times})
+
+
+async def remove_condition(api: ApiClient, node: NodeName) -> None:
+    """Take the own Node's condition NetworkUnavailable away; one that is not there is fine."""
+    await _patch_conditions(api, node, {"type": NETWORK_UNAVAILABLE, "$patch": "delete"})
+
+
+async def _patch_conditions(api: ApiClient, node: NodeName, condition: Mapping[str, str]) -> None:
+    path, what = f"/api/v1/nodes/{node}/status", f"set {NETWORK_UNAVAILABLE} of node {node}"
+    body = {"status": {"conditions": [condition]}}
+    await ask(api, "PATCH", path, what=what, headers=STRATEGIC_PATCH, body=body)
+
+
 async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: Problem, *, came: bool) -> None:
     """Tell that a problem has come, or has gone; one that was told before is counted.  ApiError if it cannot be.
 
@@ -74,7 +98,7 @@ async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: P
     """
     message = f"{'' if came else 'solved: '}{problem}"[:MESSAGE]
     name = f"{node}.{hashlib.sha256(f'{problem.code} {message}'.encode()).hexdigest()[:16]}"
-    what, now = f"create event {name}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    what, now = f"create event {name}", _now()
     involved = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
     body = {
         "metadata": {"name": name, "namespace": "default"},
@@ -98,3 +122,7 @@ async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: P
         before = await ask(api, "GET", path, what=what, headers={})
         again = {"lastTimestamp": now, "count": (before.get("count") or 1) + 1, "involvedObject": involved}
         await ask(api, "PATCH", path, what=what, headers=MERGE_PATCH, body=again)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -35,3 +35,5 @@ class Status(BaseModel):
     """What the kubelet reports."""
 
     addresses: list[Address] | None = Field(default=None)
+    conditions: object = None
+    """A list; read of the own Node only."""

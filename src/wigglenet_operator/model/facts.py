@@ -72,6 +72,8 @@ class NodeFacts:
     """Annotation wigglenet/endpoint, an administrator's: address and UDP port, None for the usual one."""
     annotations: tuple[tuple[str, str], ...] = ()
     """The own Node's `wigglenet/` annotations as they are, sorted; empty for every other Node."""
+    network_unavailable: tuple[str, str] | None = None
+    """Status and message of the own Node's condition of that name; None without one, and for every other Node."""
     problems: tuple[Problem, ...] = ()
     """What could not be read, and was left out."""
     inherited: frozenset[str] = frozenset()

@@ -59,6 +59,7 @@ class Code(StrEnum):
     APIThrottled = auto()
     CensusFailed = auto()
     EventsFailed = auto()
+    ConditionFailed = auto()
     ListenFailed = auto()
     CertificateUnusable = auto()
 
@@ -225,6 +226,10 @@ PROBLEMS: Mapping[Code, Meaning] = {
     Code.EventsFailed: _warning(
         "Events on the own Node cannot be written.",
         "Look at the status in the text: 403 means that rbac.yaml or admission.yaml is not of this version.",
+    ),
+    Code.ConditionFailed: _warning(
+        "The own Node's condition NetworkUnavailable cannot be written, so it may not say what is.",
+        "Look at the status in the text: 403 means that the component manifests/modes/node-condition is not applied.",
     ),
     Code.ListenFailed: _warning(
         "The address for probes or metrics cannot be listened on.",

@@ -66,8 +66,11 @@ class Planner:
 
 
 def _planned(nodes: Iterable[NodeFacts]) -> frozenset[NodeFacts]:
-    """The Nodes with what a plan knows of: the own Node's annotations are for their adapter."""
-    return frozenset(replace(node, annotations=()) if node.annotations else node for node in nodes)
+    """The Nodes with what a plan knows of: the own Node's annotations and condition are for their adapters."""
+    return frozenset(
+        replace(node, annotations=(), network_unavailable=None) if node.annotations or node.network_unavailable else node
+        for node in nodes
+    )
 
 
 def _apart(few: Collection[NodeFacts], rest: Iterable[NodeFacts], ownership: Ownership) -> bool:
