@@ -3,12 +3,14 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from aiohttp import web
+from aiohttp import ClientError, ClientSession, web
+from aiohttp.test_utils import TestServer
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from wigglenet_operator.errors import ApiError, ConfigError
@@ -20,13 +22,18 @@ from wigglenet_operator.model.facts import NodeName
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def application(handler: Handler) -> web.Application:
+    """One that answers everything by `handler`."""
+    made = web.Application()
+    made.router.add_route("*", "/{path:.*}", handler)
+    return made
+
+
 def against(handler: Handler, work: Callable[[ApiClient], Awaitable[Any]]) -> Any:
     """What `work` gives with a client of a server on loopback that answers everything by `handler`."""
 
     async def main() -> Any:
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", handler)
-        runner = web.AppRunner(application, shutdown_timeout=0)
+        runner = web.AppRunner(application(handler), shutdown_timeout=0)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -38,6 +45,24 @@ def against(handler: Handler, work: Callable[[ApiClient], Awaitable[Any]]) -> An
             await runner.cleanup()
 
     return asyncio.run(main())
+
+
+def test_requests_are_told_with_what_became_of_them() -> None:
+    told: list[tuple[str, int]] = []
+    access = ApiAccess(host="127.0.0.1", port=1, asked=lambda method, status: told.append((method, status)))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await hanging_up(request) if request.path == "/gone" else web.Response(status=403)
+
+    async def main() -> None:
+        async with TestServer(application(handler)) as server, ClientSession(middlewares=(access.counted,)) as session:
+            for method, path in (("GET", "/"), ("PATCH", "/gone")):
+                with suppress(ClientError):
+                    await session.request(method, server.make_url(path))
+
+    asyncio.run(main())
+
+    assert told == [("GET", 403), ("PATCH", 0)]
 
 
 async def annotate(api: ApiClient) -> None:

@@ -124,6 +124,22 @@ def test_an_operator_is_renewed_at_once_on_demand_and_after_a_rotation_only_if_i
     supervised(failing, monkeypatch, rotated)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("live", [speaks, hangs])
+def test_an_operator_is_silent_for_as_long_as_nothing_is_asked_however_often_it_is_started_anew(
+    live: Callable[[Lives, Line], BaseException | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives, silences = Lives(live), list[float]()
+
+    def long_enough(supervisor: KopfOperator) -> bool:
+        silences.append(supervisor.silent())
+        return lives.number == 3 or len(silences) == 250
+
+    supervised(lives, monkeypatch, long_enough)
+
+    assert (max(silences) > 2.0) is (lives.number == 3) is (live is hangs)
+
+
 def test_requests_have_a_pace_and_a_server_that_needs_it_is_a_problem(caplog: pytest.LogCaptureFixture) -> None:
     async def asked(seconds: float) -> tuple[int, bool]:
         line = Line(clock=asyncio.get_running_loop().time)

@@ -3,13 +3,13 @@
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, TCPConnector
+from aiohttp import ClientError, ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
 
@@ -30,6 +30,8 @@ class ApiAccess:
     host: str
     port: int
     directory: Path = SERVICE_ACCOUNT
+    asked: Callable[[str, int], None] = lambda _method, _status: None
+    """Told, in the thread that asked, of each request: its method and the status of the answer, 0 if there was none."""
     _context: ssl.SSLContext | None = field(default=None, init=False)
     _trusted: str = field(default="", init=False)
 
@@ -78,8 +80,18 @@ class ApiAccess:
         configuration.refresh_api_key_hook = self._show_token
         async with ApiClient(configuration) as api:
             await api.rest_client.pool_manager.close()  # it trusts what is given at its start, for ever
-            api.rest_client.pool_manager = ClientSession(connector=TCPConnector(ssl=self.tls()))
+            api.rest_client.pool_manager = ClientSession(connector=TCPConnector(ssl=self.tls()), middlewares=(self.counted,))
             yield api
+
+    async def counted(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        """Middleware of every session: `asked` is told."""
+        status = 0
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            self.asked(request.method, status)
 
     def _show_token(self, configuration: Configuration) -> None:
         configuration.api_key["BearerToken"] = self.bearer()

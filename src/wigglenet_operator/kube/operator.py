@@ -107,7 +107,9 @@ class Line:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.last = clock()
-        """When something was asked or answered."""
+        """When something was asked or answered, or an operator began."""
+        self.spoke = clock()
+        """When something was asked or answered, whichever operator it was."""
         self.failing_since: float | None = None
         """Since when every request was refused, or is not answered; None if the last one was."""
         self.refused = 0
@@ -129,7 +131,7 @@ class Line:
                 log.warning("the API server has the watch begin anew all the time; it is asked once a second from now on")
             self._held = now
             await asyncio.sleep(-self._left / A_SECOND)
-        self.last = self._clock()
+        self.last = self.spoke = self._clock()
 
     def session(self, access: ApiAccess) -> aiohttp.ClientSession:
         """A session that shows the token of the moment with each request, so that rotation needs no new login."""
@@ -143,7 +145,7 @@ class Line:
             except (aiohttp.ClientError, OSError):
                 self.refused = 0
                 raise
-            self.last = self._clock()
+            self.last = self.spoke = self._clock()
             self.refused = response.status if response.status >= HTTPStatus.BAD_REQUEST else 0
             if not self.refused:
                 self.failing_since = None
@@ -151,7 +153,7 @@ class Line:
                 await asyncio.sleep(UNAUTHORIZED_SECONDS)
             return response
 
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer,))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer, access.counted))
 
 
 class KopfOperator:
@@ -186,6 +188,10 @@ class KopfOperator:
         """The same if the last request came to nothing: then it would be tried again only in some seconds."""
         if self._line.failing_since is not None:
             self.renew(reason)
+
+    def silent(self) -> float:
+        """Seconds since anything was asked or answered: an API server that is away is asked all the time; from any thread."""
+        return time.monotonic() - self._line.spoke
 
     def problems(self) -> frozenset[Problem]:
         """What is wrong with the talk to the API server."""
