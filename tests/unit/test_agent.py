@@ -22,7 +22,7 @@ from wigglenet_operator.agent.store import LINGER_SECONDS, ClusterStore
 from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
-from wigglenet_operator.model.desired import Peer
+from wigglenet_operator.model.desired import Peer, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
@@ -148,6 +148,34 @@ def test_what_somebody_removed_is_back_after_a_turn() -> None:
     bench.turn()
 
     assert bench.content == before
+
+
+def test_what_somebody_undid_is_counted_as_repaired_and_nothing_else_is() -> None:
+    bench = Bench(A, B)
+    assert bench.turn().repairs == {}, "an agent that has just started repairs nothing"
+    bench.store.put(C)
+    assert bench.turn().repairs == {}
+    bench.tables["peers"].content.pop(key("b"))
+    bench.tables["sysctls"].content.clear()
+    bench.tables["sysctls"].broken_writes = "refused"
+    bench.tables["routes"].content[RouteKey(to=ip_network("10.9.0.0/24"), metric=0)] = Route(kind=RouteKind.TUNNEL)
+
+    assert bench.turn().repairs == {"peers": 1, "routes": 1}, "what is refused is not repaired yet"
+    bench.tables["sysctls"].broken_writes = ""
+    assert bench.turn().repairs == {"sysctls": len(bench.tables["sysctls"].content)}
+    assert bench.turn().repairs == {}
+
+
+def test_a_turn_tells_of_the_peers_that_are_wanted_and_of_those_that_were_there() -> None:
+    impostor = replace(node("d", pods="10.4.0.0/24", internal="192.0.2.4", public_key=key("b")), created="2027-01-01T00:00:00Z")
+    bench = Bench(A, B, impostor)
+    first, second = bench.turn(), bench.turn()
+
+    assert first.names == second.names == {key("b"): "b"}
+    assert (first.there, second.there) == ({}, bench.tables["peers"].content)
+    assert first.pod_networks == 5
+    bench.tables["peers"].broken = "refused"
+    assert bench.turn().there is None
 
 
 def test_an_agent_that_remembers_nothing_finds_what_its_pods_networks_were_in_the_closed_routes() -> None:

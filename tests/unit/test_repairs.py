@@ -9,7 +9,9 @@ import pytest
 
 from tests.builders import nets, node
 from tests.unit.test_agent import Bench
-from wigglenet_operator.plan.repairs import AT_ONCE, CALM_SECONDS, LONGEST_SECONDS
+from wigglenet_operator.errors import KernelError
+from wigglenet_operator.model.changes import diff
+from wigglenet_operator.plan.repairs import AT_ONCE, CALM_SECONDS, LONGEST_SECONDS, count_repairs
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
@@ -184,3 +186,14 @@ def test_a_firewall_that_should_be_another_is_written_at_once_in_the_middle_of_a
     ruined.turn()
 
     assert ruined.wanted.items() < ruined.tables["firewall"].content.items()
+
+
+def test_a_repair_is_what_brings_back_the_settled_state_and_nothing_else() -> None:
+    settled = {"routes": {"kept": 1, "undone": 2, "other": 3, "unwanted": 4}}
+    there = {"kept": 1, "other": 3, "unwanted": 4, "foreign": 5}
+    wanted = {"kept": 1, "undone": 2, "other": 30, "new": 6}
+
+    assert count_repairs({"routes": diff(there, wanted)}, settled) == {"routes": 2}, "undone and foreign"
+    assert count_repairs({"routes": diff(wanted, wanted)}, settled) == {}
+    assert count_repairs({"peers": diff(there, wanted)}, settled) == {}, "never settled by this agent"
+    assert count_repairs({"routes": KernelError("cannot be read")}, settled) == {}

@@ -1,5 +1,6 @@
 """The tables of a node, read and written: every table is read, and written when the steps that it needs have not failed."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,8 +71,10 @@ async def _step(table: KeyedTable[Any, Any], changes: Changes[Any, Any] | Wiggle
         return StepReport(error=str(changes))
     if not changes:
         return StepReport()
+    start = time.monotonic()
     try:
         await table.apply(changes)
     except WigglenetError as error:
-        return StepReport(error=str(error))
-    return StepReport(added=len(changes.add), changed=len(changes.change), removed=len(changes.remove))
+        return StepReport(error=str(error), seconds=time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return StepReport(added=len(changes.add), changed=len(changes.change), removed=len(changes.remove), seconds=seconds)

@@ -1,7 +1,12 @@
 """What a turn tells: problems by name, and what each step did."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # facts have problems, so that they import this module
+    from wigglenet_operator.model.desired import Peer
+    from wigglenet_operator.model.facts import NodeName, PublicKey
 
 from wigglenet_operator.model.problems import PROBLEMS, Code, Meaning
 
@@ -36,6 +41,8 @@ class StepReport:
     error: str = ""
     waits_for: str = ""
     """The step whose failure kept this one from being tried."""
+    seconds: float = field(default=0.0, compare=False)
+    """How long it wrote."""
 
     @property
     def failed(self) -> bool:
@@ -72,6 +79,14 @@ class TurnReport:
     """Whether there is an own Node to publish anything on."""
     contested: frozenset[Problem] = frozenset()
     """Those of the problems that a Node leads to which may be gone without anybody having told."""
+    names: "Mapping[PublicKey, NodeName]" = field(default_factory=dict)
+    """Of the peers that are wanted."""
+    there: "Mapping[PublicKey, Peer] | None" = None
+    """The peers that were there when the turn began; None if they were not, or could not be, read."""
+    pod_networks: int = 0
+    """That are announced in the cluster."""
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    """By step, how much of what it wrote had been written before and did not last."""
 
     @property
     def failed(self) -> bool:

@@ -83,6 +83,17 @@ def hold_back(
     return allowed, remember, frozenset(Problem(code=Code.RepairUndone, subject=subject, text=text) for subject in fought)
 
 
+def count_repairs(differences: Mapping[str, object], settled: Mapping[str, Mapping[Any, Any]]) -> dict[str, int]:
+    """By table, how many of the changes undo what came after it had been brought to `settled`; tables without are left out."""
+    counts: dict[str, int] = {}
+    for table, changes in differences.items():
+        if isinstance(changes, Changes) and changes and table in settled:
+            before = settled[table]
+            put = sum(1 for key, value in changes.put.items() if key in before and before[key] == value)
+            counts[table] = put + sum(1 for key in changes.remove if key not in before)
+    return {table: count for table, count in counts.items() if count}
+
+
 def _without(changes: Changes[Any, Any], held: set[Hashable]) -> Changes[Any, Any]:
     def kept(part: Mapping[Any, Any]) -> dict[Any, Any]:
         return {key: value for key, value in part.items() if key not in held}

@@ -11,6 +11,7 @@ from wigglenet_operator.model.facts import (
     IPNetwork,
     NodeFacts,
     NodeName,
+    NodeUID,
     PublicKey,
     WireGuardKind,
     host_network,
@@ -37,7 +38,7 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
     """Every other Node with a usable key; of those with one key only the oldest, and what only the past said last of all."""
     by_key: dict[PublicKey, NodeFacts] = {}
     problems: set[Problem] = set()
-    for node in sorted(others, key=lambda n: (n.departed or "public_key" in n.inherited, n.created, n.uid)):
+    for node in sorted(others, key=seniority):
         if node.public_key is None:
             continue
         holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
@@ -47,6 +48,11 @@ def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: Public
             )
             problems.add(Problem(code=Code.KeyRepeated, subject=f"node {node.name}", text=text))
     return Members(by_key=by_key, problems=frozenset(problems))
+
+
+def seniority(node: NodeFacts) -> tuple[bool, str, NodeUID]:
+    """The smallest of the Nodes with one key has it."""
+    return node.departed or "public_key" in node.inherited, node.created, node.uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
