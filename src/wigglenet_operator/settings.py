@@ -12,17 +12,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from wigglenet_operator.errors import ConfigError
-from wigglenet_operator.model.config import MIN_MTU, AgentConfig
+from wigglenet_operator.model.config import MIN_MTU, AgentConfig, Bind, Tls
 from wigglenet_operator.model.facts import IPAddress, NodeName, PodNetworkSource, WireGuardKind
 
 NOT_YET = frozenset(
     """POD_CIDR_EXPRESSION POD_CIDR_EXPRESSION_PATH BLOCK_POD_METADATA_ACCESS ENABLE_NETWORK_POLICY ENABLE_FLOWTABLE
-    FLOWTABLE_DEVICES FLOWTABLE_PACKET_THRESHOLD ENABLE_METRICS METRICS_BIND_ADDR METRICS_TLS_CERT_FILE METRICS_TLS_KEY_FILE
-    METRICS_TLS_CLIENT_CA_FILE""".split()  # noqa: SIM905 - as a table it can be read
+    FLOWTABLE_DEVICES FLOWTABLE_PACKET_THRESHOLD""".split()  # noqa: SIM905 - as a table it can be read
 )
 """Settings of Wigglenet that this version does not have; set, they are a mistake rather than a silent difference."""
 INJECTED = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_.*)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$")
 """What Kubernetes puts into every container for each Service (kubelet, envvars.FromServices)."""
+BIND = re.compile(r"(\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+))?:(?P<port>[0-9]{1,5})")
 SWITCH = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 NEAR = 2
 """Edits that still make a name a misspelling of a known one."""
@@ -58,7 +58,23 @@ def _absolute(value: PurePath) -> PurePath:
     return value
 
 
+def _bind(value: object) -> object:
+    """`:9091`, `127.0.0.1:9091`, `[::1]:9091`: a name is no address, for its meaning may change."""
+    found = BIND.fullmatch(value) if isinstance(value, str) else None
+    if not found or not 0 < int(found["port"]) < 1 << 16:
+        raise ValueError("no address with a port")
+    six, four = found["six"], found["four"]
+    host = ip_address(six or four) if six or four else None
+    if host and host.version != (6 if six else 4):
+        raise ValueError("brackets are for IPv6")
+    return Bind(host=host, port=int(found["port"]))
+
+
 AbsolutePath = Annotated[PurePath, Field(description="an absolute path"), AfterValidator(_absolute)]
+OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_none_if_empty), Field(description="an absolute path")]
+BindAddress = Annotated[
+    Bind, BeforeValidator(_bind), Field(description=":port for all addresses, IPv4:port or [IPv6]:port; port 1-65535")
+]
 LinkName = Annotated[str, Field(min_length=1, max_length=15), AfterValidator(_link_name)]
 Source = Annotated[PodNetworkSource, Field(description="none, spec or file")]
 
@@ -92,9 +108,7 @@ class Settings(BaseModel):
     ] = ()
     POD_CIDR_SOURCE_IPV4: Source = PodNetworkSource.SPEC
     POD_CIDR_SOURCE_IPV6: Source = PodNetworkSource.SPEC
-    POD_CIDR_SOURCE_PATH: Annotated[
-        AbsolutePath | None, BeforeValidator(_none_if_empty), Field(description="an absolute path")
-    ] = None
+    POD_CIDR_SOURCE_PATH: OptionalPath = None
     NATIVE_ROUTING_IPV4: Switch = False
     NATIVE_ROUTING_IPV6: Switch = False
     CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
@@ -110,6 +124,12 @@ class Settings(BaseModel):
     FILTER_IPV6: Switch = False
     FIREWALL_ONLY: Switch = False
     FIREWALL_BACKEND: Annotated[Literal["nftables", "iptables"], Field(description="nftables")] = "nftables"
+    HEALTH_BIND_ADDR: BindAddress = Bind(host=ip_address("127.0.0.1"), port=9092)
+    ENABLE_METRICS: Switch = False
+    METRICS_BIND_ADDR: BindAddress = Bind(host=None, port=9091)
+    METRICS_TLS_CERT_FILE: OptionalPath = None
+    METRICS_TLS_KEY_FILE: OptionalPath = None
+    METRICS_TLS_CLIENT_CA_FILE: OptionalPath = None
     KUBERNETES_SERVICE_HOST: Annotated[str, Field(min_length=1, description="a name or address of the API server")]
     KUBERNETES_SERVICE_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 443
 
@@ -133,8 +153,17 @@ class Settings(BaseModel):
             filtered=_versions(self.FILTER_IPV4, self.FILTER_IPV6),
             non_masquerade=frozenset(self.NON_MASQUERADE_CIDRS),
             firewall_only=self.FIREWALL_ONLY,
+            health=self.HEALTH_BIND_ADDR,
+            metrics=self.METRICS_BIND_ADDR if self.ENABLE_METRICS else None,
+            metrics_tls=self._metrics_tls(),
             api_server=_address_or_none(self.KUBERNETES_SERVICE_HOST),
         )
+
+    def _metrics_tls(self) -> Tls | None:
+        certificate, key = self.METRICS_TLS_CERT_FILE, self.METRICS_TLS_KEY_FILE
+        if certificate is None or key is None:  # neither, or read_settings() has refused it
+            return None
+        return Tls(certificate=certificate, key=key, client_ca=self.METRICS_TLS_CLIENT_CA_FILE)
 
     def _reads_a_file(self) -> bool:
         return PodNetworkSource.FILE in {self.POD_CIDR_SOURCE_IPV4, self.POD_CIDR_SOURCE_IPV6}
@@ -186,6 +215,13 @@ def _combinations(given: Mapping[str, str]) -> Iterator[str]:
         yield "POD_CIDR_SOURCE_PATH: it must be set where a source is file: an absolute path"
     if sources == [PodNetworkSource.NONE.value] * 2:
         yield "POD_CIDR_SOURCE_IPV4, POD_CIDR_SOURCE_IPV6: not both may be none, for a pod needs an address"
+    certificate, key, client_ca = (given.get(f"METRICS_TLS_{of}_FILE") for of in ("CERT", "KEY", "CLIENT_CA"))
+    if key and not certificate:
+        yield "METRICS_TLS_CERT_FILE: it must be set where METRICS_TLS_KEY_FILE is: an absolute path"
+    if certificate and not key:
+        yield "METRICS_TLS_KEY_FILE: it must be set where METRICS_TLS_CERT_FILE is: an absolute path"
+    if client_ca and not certificate:
+        yield "METRICS_TLS_CERT_FILE: it must be set where METRICS_TLS_CLIENT_CA_FILE is: an absolute path"
 
 
 def _told(given: Mapping[str, str], name: str) -> str:

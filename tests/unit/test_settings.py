@@ -171,6 +171,24 @@ def test_a_file_as_source_needs_a_path() -> None:
     assert read_settings({**GOOD, "POD_CIDR_SOURCE_IPV6": "file", "POD_CIDR_SOURCE_PATH": "/etc/pods"})
 
 
+def test_a_certificate_is_never_left_out_for_want_of_another_file() -> None:
+    asked = "METRICS_TLS_{}_FILE: it must be set where METRICS_TLS_{}_FILE is: an absolute path"
+    certificate, key, client_ca = ({f"METRICS_TLS_{of}_FILE": f"/tls/{of}"} for of in ("CERT", "KEY", "CLIENT_CA"))
+
+    assert mistakes(**certificate) == [asked.format("KEY", "CERT")]
+    assert mistakes(**key) == [asked.format("CERT", "KEY")]
+    assert mistakes(**client_ca, ENABLE_METRICS="on") == [asked.format("CERT", "CLIENT_CA")]
+    tls = read_settings({**GOOD, **certificate, **key, **client_ca}).config().metrics_tls
+    assert tls
+    assert (str(tls.certificate), str(tls.key), str(tls.client_ca)) == ("/tls/CERT", "/tls/KEY", "/tls/CLIENT_CA")
+
+
+def test_metrics_are_served_only_where_they_are_wanted() -> None:
+    assert read_settings(GOOD).config().metrics is None
+    served = read_settings({**GOOD, "ENABLE_METRICS": "on", "METRICS_BIND_ADDR": "[::1]:9091"}).config()
+    assert (str(served.metrics), str(served.health), served.metrics_tls) == ("[::1]:9091", "127.0.0.1:9092", None)
+
+
 def test_a_path_that_no_source_reads_is_a_warning() -> None:
     (warning,) = read_settings({**GOOD, "POD_CIDR_SOURCE_PATH": "/etc/pods"}).warnings()
 
@@ -210,11 +228,27 @@ VALUES = {
     "FILTER_IPV6": ("on off", "x"),
     "FIREWALL_ONLY": ("on off", "x"),
     "FIREWALL_BACKEND": ("nftables iptables", "x"),
+    "HEALTH_BIND_ADDR": (
+        ":1 127.0.0.1:9092 [::1]:65535",
+        ":0 127.0.0.1 localhost:9092 ::1:9092 [127.0.0.1]:9092 1:9092 :65536",
+    ),
+    "ENABLE_METRICS": ("on off", "x"),
+    "METRICS_BIND_ADDR": (":9091 0.0.0.0:9091 [::]:9091", "9091 [fe80::1%eth0]:9091 [::1]9091"),
+    "METRICS_TLS_CERT_FILE": ("/tls/tls.crt", "tls.crt"),
+    "METRICS_TLS_KEY_FILE": ("/tls/tls.key", "tls.key"),
+    "METRICS_TLS_CLIENT_CA_FILE": ("/tls/ca.crt", "ca.crt"),
     "KUBERNETES_SERVICE_PORT": ("443", "0"),
 }
 """Good and bad ones of every setting that has a default."""
-NEVER = {"WIGGLENET_COLOUR": "red", "MASQUERADE_IP4": "1", "ENABLE_METRICS": "1"}
+NEVER = {"WIGGLENET_COLOUR": "red", "MASQUERADE_IP4": "1", "ENABLE_FLOWTABLE": "1"}
 NODES = [numbered(number, name=name) for number, name in enumerate("ab")]
+
+
+def wrong_tls(environment: dict[str, str]) -> set[str]:
+    """Files that must be set for the sake of another."""
+    certificate, key, client_ca = (f"METRICS_TLS_{of}_FILE" in environment for of in ("CERT", "KEY", "CLIENT_CA"))
+    missing = {"METRICS_TLS_CERT_FILE"} if (key or client_ca) and not certificate else set()
+    return missing | ({"METRICS_TLS_KEY_FILE"} if certificate and not key else set())
 
 
 def test_three_thousand_configurations_are_planned_or_refused_with_every_mistake() -> None:
@@ -228,6 +262,7 @@ def test_three_thousand_configurations_are_planned_or_refused_with_every_mistake
         sources = [environment.get(f"POD_CIDR_SOURCE_IPV{version}") for version in (4, 6)]
         bad |= {"POD_CIDR_SOURCE_PATH"} if "file" in sources and "POD_CIDR_SOURCE_PATH" not in environment else set()
         bad |= {"POD_CIDR_SOURCE_IPV4, POD_CIDR_SOURCE_IPV6"} if sources == ["none", "none"] else set()
+        bad |= wrong_tls(environment)
         if bad:
             assert {line.split("=")[0].split(":")[0] for line in mistakes(**environment)} == bad
             refused += 1
@@ -263,5 +298,5 @@ def shown(name: str, required: bool, default: object) -> str:  # noqa: FBT001 - 
     if isinstance(default, bool):
         return "`on`" if default else "`off`"
     if default is None:
-        return "" if name.endswith("PATH") else "`auto`"
+        return "" if name.endswith(("PATH", "FILE")) else "`auto`"
     return "" if default == () else f"`{default.value if isinstance(default, Enum) else default}`"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import PurePath
 
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeName, PodNetworkSource, WireGuardKind
@@ -12,6 +13,30 @@ BOTH = frozenset({4, 6})
 """The IP versions."""
 MIN_MTU = 1280
 """Below it the kernel takes IPv6 off a link (RFC 8200, section 5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """Where to listen."""
+
+    host: IPAddress | None
+    """None: on all addresses of both families."""
+    port: int
+
+    def __str__(self) -> str:
+        """`:9091`, `127.0.0.1:9092` or `[::1]:9092`."""
+        host = "" if self.host is None else f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files of a server; they may change at any time."""
+
+    certificate: PurePath
+    key: PurePath
+    client_ca: PurePath | None
+    """Who must have signed a client's certificate; None: clients need none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +72,12 @@ class AgentConfig:
     """Further destinations that see pods' own addresses."""
     firewall_only: bool = False
     """Whether another plugin makes the pod network: nothing but the firewall is this agent's."""
+    health: Bind = Bind(host=IPv4Address("127.0.0.1"), port=9092)
+    """Where it tells how this node is."""
+    metrics: Bind | None = None
+    """None: nowhere."""
+    metrics_tls: Tls | None = None
+    """None: plain HTTP."""
     api_server: IPAddress | None
     """KUBERNETES_SERVICE_HOST where it is an address; no pod network may hold it."""
 
