@@ -146,6 +146,7 @@ def bench(session: nox.Session) -> None:
     run(session, "python", "-m", "tests.bench.wireguard", "--wireguard", "userspace")
     run(session, "python", "-m", "tests.bench.firewall")
     run(session, "python", "-m", "tests.bench.plan")
+    run(session, "python", "-m", "tests.bench.metrics")
 
 
 @nox.session(default=False)

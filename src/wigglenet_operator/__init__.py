@@ -9,7 +9,7 @@ Facts come in, a plan is computed, the difference is applied, the result is told
          |           |       ^   |  changed -> loop.request()                 >- diff() - hold_back() - apply()
          '- Census --|-------'   |                      kernel - observe() --'                            |
                   Problem -------'--------------> TurnReport <--------------------------------------------'
-                                                  one log line | Node status
+                                                  log | Node status, Events | health, metrics
 
 Layers, imports point down only (checked by import-linter):
 

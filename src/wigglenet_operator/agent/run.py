@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -17,9 +17,12 @@ from kubernetes_asyncio.client import ApiClient
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.events import Events
+from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.mesh import Mesh
+from wigglenet_operator.agent.metrics import Meter
 from wigglenet_operator.agent.reconcile import WAITING, Reconciler
+from wigglenet_operator.agent.serve import server
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
@@ -37,7 +40,7 @@ from wigglenet_operator.kube.publish import AnnotationTable, publish_event
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, Version
 from wigglenet_operator.model.problems import Code
-from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.report import Problem, TurnReport
 from wigglenet_operator.plan.desired import IDENTITY, STATUS
 
 log = logging.getLogger(__name__)
@@ -83,8 +86,14 @@ class _Agent:
         self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._here = asyncio.get_running_loop()
         self.loop = Loop(self._turn)
-        self.store = ClusterStore(self.loop.request)
+        self.store = ClusterStore(self._changed)
         self._operator = KopfOperator(access, self)
+        meter = Meter() if config.metrics else None
+        if meter:
+            access.asked = meter.asked
+        self._server = server(config, silent=self._operator.silent, meter=meter)
+        self._event: float | None = None
+        self._heard: float | None = None
         self._census = Census(
             self.store,
             listed=partial(list_nodes, api),
@@ -117,6 +126,10 @@ class _Agent:
             *(__version__, self._config.node_name, _versions(self._config.masqueraded)),
             *(_versions(self._config.filtered), self._mesh.started()),
         )
+        with self._server.serving():
+            await self._work(stopped)
+
+    async def _work(self, stopped: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             work = [
                 self._operator.run(),
@@ -145,11 +158,23 @@ class _Agent:
         if isinstance(decoded, Problem):
             self.gone(body, decoded)
         else:
-            self._here.call_soon_threadsafe(self.store.put, decoded, _version(body))
+            self._here.call_soon_threadsafe(self._record, time.monotonic(), self.store.put, decoded, _version(body))
 
     def gone(self, body: Mapping[str, Any], why: Problem | None = None) -> None:
         """Kopf's thread: a UID is all that is needed; `why` is what is wrong with one that is there."""
-        self._here.call_soon_threadsafe(self._drop, NodeUID(str(body["metadata"].get("uid"))), why)
+        uid = NodeUID(str(body["metadata"].get("uid")))
+        self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, uid, why)
+
+    def _record(self, event: float, record: Callable[..., None], *arguments: object) -> None:
+        """What an event of the given time tells."""
+        self._event = event
+        record(*arguments)
+        self._event = None
+
+    def _changed(self) -> None:
+        """A fact is another one now."""
+        self._heard = self._heard or self._event
+        self.loop.request()
 
     def _drop(self, uid: NodeUID, why: Problem | None) -> None:
         self._unreadable.pop(uid, None)
@@ -177,7 +202,8 @@ class _Agent:
         self.loop.request()
 
     async def _turn(self) -> bool:
-        start = time.monotonic()
+        start, began = time.monotonic(), time.time()
+        heard, self._heard = self._heard, None
         try:
             report = await self._reconciler.turn()
         except WigglenetError as error:
@@ -186,12 +212,15 @@ class _Agent:
             log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
             return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}")
         around = self._operator.problems() | self._census.problems() | self._events.problems()
-        around |= frozenset(self._unreadable.values())
+        around |= self._server.problems() | frozenset(self._unreadable.values())
         self._last = report = replace(report, problems=report.problems | around)
         if report.contested - self._contested:
             self._census.request()
         self._contested = report.contested
         self._teller.tell(report, seconds=time.monotonic() - start)
+        if report.failed:  # what followed from the event is not there yet
+            heard, self._heard = None, heard or self._heard
+        self._told(report, began=began, heard=heard if report.wrote else None)
         if report.wrote:
             self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
         return not report.failed
@@ -199,8 +228,15 @@ class _Agent:
     def _stopped(self, code: Code, text: str) -> bool:
         """Tell that a turn came to nothing; all else is as the last one has seen it."""
         problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
-        self._teller.tell(replace(self._last, steps={}, problems=self._last.problems | {problem}), seconds=0)
+        report = replace(self._last, steps={}, problems=self._last.problems | {problem})
+        self._teller.tell(report, seconds=0)
+        self._told(report, began=time.time(), stopped=True)
         return False
+
+    def _told(self, report: TurnReport, *, began: float, heard: float | None = None, stopped: bool = False) -> None:
+        """Hand a turn to whoever asks from outside."""
+        since, ended = dict(self._teller.ledger.since), time.monotonic()
+        self._server.turned(Turned(report=report, since=since, stopped=stopped, began=began, ended=ended, heard=heard))
 
     async def _publish(self, api: ApiClient, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
         own = self.store.own(self._config.node_name)

@@ -85,17 +85,21 @@ class Teller:
 
 
 def render_status(report: TurnReport, since: Mapping[Problem, str], *, version: str) -> str:
-    """Compact JSON: phase, version, wireguard, mtu, peers, handshaken, problems (5 at most), more (if there are more)."""
-    problems = render_problems(since)
-    status: dict[str, object] = {
+    """Compact JSON of `describe`; of the problems 5 at most, and in `more` how many there are beside them, if there are."""
+    status = describe(report, since, version=version)
+    if (more := len(since) - STATUS_PROBLEMS) > 0:
+        status = {**status, "problems": render_problems(since)[:STATUS_PROBLEMS], "more": more}
+    return json.dumps(status, separators=(",", ":"))
+
+
+def describe(report: TurnReport, since: Mapping[Problem, str], *, version: str) -> dict[str, object]:
+    """Of a node, as JSON has it: phase, version, wireguard, mtu, peers, handshaken, problems."""
+    return {
         "phase": report.phase,
         "version": version,
         "wireguard": report.wireguard,
         "mtu": report.mtu,
         "peers": report.peers,
         "handshaken": report.handshaken,
-        "problems": problems[:STATUS_PROBLEMS],
+        "problems": render_problems(since),
     }
-    if len(problems) > STATUS_PROBLEMS:
-        status["more"] = len(problems) - STATUS_PROBLEMS
-    return json.dumps(status, separators=(",", ":"))

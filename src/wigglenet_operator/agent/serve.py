@@ -1,0 +1,190 @@
+"""Health and metrics by HTTP, in a thread and event loop of their own: an agent whose loop hangs can still say so.
+
+A port that is taken, or a certificate that cannot be used, is a problem and no end: both are tried again and again.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+
+from wigglenet_operator.agent.health import Health, Turned
+from wigglenet_operator.agent.metrics import Meter
+from wigglenet_operator.model.config import AgentConfig, Bind, Tls
+from wigglenet_operator.model.problems import Code
+from wigglenet_operator.model.report import Problem
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 5.0
+"""Between two attempts to listen, and two looks at the files of TLS: their content, for a link may lead to another file."""
+CLOSE_SECONDS = 2.0
+"""How long an answer may take that is under way when the listener ends."""
+TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One answer."""
+
+    status: HTTPStatus = HTTPStatus.OK
+    kind: str
+    body: bytes
+
+
+Pages = Mapping[str, Callable[[], Page]]
+
+
+class Listener:
+    """Pages at one address, while that can be had."""
+
+    def __init__(self, setting: str, bind: Bind, pages: Pages, tls: Tls | None = None) -> None:
+        """`setting` names what has the address; without `tls` it is plain HTTP."""
+        self._setting, self._bind, self._pages, self._tls = setting, bind, pages, tls
+        self._runner: web.ServerRunner | None = None
+        self._in_force: tuple[bytes, ...] | None = None
+        self.problem: Problem | None = None
+
+    async def keep(self) -> None:
+        """Serve until cancelled, with what the files hold by now."""
+        try:
+            while True:
+                self.problem = await self._renew()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            await self._close()
+
+    async def _renew(self) -> Problem | None:
+        """Listen, anew if the files have changed; what keeps it from that. Then what was in force stays."""
+        try:
+            content = _content(self._tls)
+            if self._runner and content == self._in_force:
+                return None
+            context = tls_context(self._tls) if self._tls else None
+        except (OSError, ValueError) as error:  # ssl.SSLError is one of the former
+            assert self._tls  # noqa: S101 - without there is nothing to read
+            text = f"it, its key or the client CA cannot be used: {error}"
+            return Problem(code=Code.CertificateUnusable, subject=f"file {self._tls.certificate}", text=text)
+        await self._close()  # with every connection, for who may connect has changed
+        runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=CLOSE_SECONDS)
+        await runner.setup()
+        self._runner = runner
+        try:
+            host = str(self._bind.host) if self._bind.host else None
+            await web.TCPSite(runner, host, self._bind.port, ssl_context=context).start()
+        except OSError as error:
+            await self._close()
+            text = f"cannot be listened on: {error.strerror or error}; see `ss -ltnp`, and set another {self._setting}"
+            return Problem(code=Code.ListenFailed, subject=f"address {self._bind}", text=text)
+        self._in_force = content
+        log.info("listening on %s", self._bind)
+        return None
+
+    async def _close(self) -> None:
+        if self._runner:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in {"GET", "HEAD"}:
+            return web.Response(status=HTTPStatus.METHOD_NOT_ALLOWED)
+        page = self._pages.get(request.path)
+        if page is None:
+            return web.Response(status=HTTPStatus.NOT_FOUND, text=f"here is {' and '.join(self._pages)}\n")
+        made = page()
+        return web.Response(status=made.status, body=made.body, headers={"Content-Type": made.kind})
+
+
+def _content(tls: Tls | None) -> tuple[bytes, ...]:
+    files = (tls.certificate, tls.key, tls.client_ca) if tls else ()
+    return tuple(Path(path).read_bytes() for path in files if path)
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """A server's; OSError or ValueError if a file cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # without, OpenSSL asks on the terminal
+    if tls.client_ca:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class Server:
+    """The thread; what it tells is what it has been given."""
+
+    def __init__(self, health: Health, meter: Meter | None, listeners: list[Listener]) -> None:
+        self._health, self._meter, self._listeners = health, meter, listeners
+        self._loop = asyncio.new_event_loop()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve while the block runs."""
+        main = self._loop.create_task(self._serve())
+        thread = threading.Thread(target=self._run, args=(main,), name="serve", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._loop.call_soon_threadsafe(main.cancel)
+            thread.join(2 * CLOSE_SECONDS)
+
+    def turned(self, turn: Turned) -> None:
+        """A turn has ended; from another thread."""
+        with contextlib.suppress(RuntimeError):  # the thread has ended by a bug, which the missing answers tell
+            self._loop.call_soon_threadsafe(self._turned, turn)
+
+    def problems(self) -> frozenset[Problem]:
+        """What keeps it from serving; from any thread."""
+        return frozenset(listener.problem for listener in self._listeners if listener.problem)
+
+    def _turned(self, turn: Turned) -> None:
+        self._health.turned(turn)
+        if self._meter:
+            self._meter.turned(turn)
+
+    def _run(self, main: asyncio.Task[None]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(main)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for listener in self._listeners:
+                group.create_task(listener.keep())
+
+
+def server(config: AgentConfig, *, silent: Callable[[], float], meter: Meter | None) -> Server:
+    """The server of an agent, with metrics if there is a meter; `silent` as in Health."""
+    health = Health(config.node_name, silent=silent)
+    listeners = [Listener("HEALTH_BIND_ADDR", config.health, health_pages(health))]
+    if meter and config.metrics:
+        listeners.append(Listener("METRICS_BIND_ADDR", config.metrics, metrics_pages(meter), config.metrics_tls))
+    return Server(health, meter, listeners)
+
+
+def health_pages(health: Health) -> Pages:
+    """`/healthz`, `/readyz` and `/status`."""
+
+    def verdict(reasons: list[str]) -> Page:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        return Page(status=status, kind=TEXT, body="".join(f"{reason}\n" for reason in reasons or ["ok"]).encode())
+
+    return {
+        "/healthz": lambda: verdict(health.ailments()),
+        "/readyz": lambda: verdict(health.hindrances()),
+        "/status": lambda: Page(kind=JSON, body=json.dumps(health.status()).encode()),
+    }
+
+
+def metrics_pages(meter: Meter) -> Pages:
+    """`/metrics`."""
+    return {"/metrics": lambda: Page(kind=PROMETHEUS, body=meter.render())}
