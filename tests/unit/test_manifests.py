@@ -14,8 +14,11 @@ import yaml
 
 from tests.builders import config
 from wigglenet_operator import __version__
+from wigglenet_operator.agent.health import Health
 from wigglenet_operator.agent.mesh import BOOT_MARKER
+from wigglenet_operator.agent.serve import health_pages
 from wigglenet_operator.kernel.sysctls import WRITABLE
+from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS
 from wigglenet_operator.settings import Settings, read_settings
@@ -84,6 +87,18 @@ def test_the_agent_has_the_files_that_it_writes_from_the_node(install: str) -> N
 @pytest.mark.parametrize("install", INSTALLS)
 def test_every_setting_in_a_manifest_is_one(install: str) -> None:
     assert {variable["name"] for variable in agent(install)["env"]} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_the_probes_ask_where_the_agent_answers(install: str) -> None:
+    health, pages = config().health, health_pages(Health(NodeName("a"), silent=lambda: 0.0))
+
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        asked = agent(install)[probe]["httpGet"]
+        assert asked == {"host": str(health.host), "port": health.port, "path": path}
+        assert path in pages
+        assert agent(install)[probe]["periodSeconds"] >= agent(install)[probe]["timeoutSeconds"]
+    assert Settings.model_fields["HEALTH_BIND_ADDR"].default == health
 
 
 @pytest.mark.parametrize("mode", sorted(MANIFESTS.glob("modes/*")), ids=lambda path: path.name)
