@@ -1,78 +1,131 @@
-"""The command line: `run` is the agent, `install-plugins` goes before it, `plan` shows what it would do."""
+"""The command line, the composition root: what the words mean and who answers them. A command imports what it needs."""
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from wigglenet_operator import __version__
 from wigglenet_operator.errors import ConfigError, WigglenetError
 
+PLUGIN = "kubectl-wigglenet"
+"""By this name `kubectl wigglenet` finds the same program."""
+DONE, NOT_SO, WRONG, UNKNOWN = 0, 1, 2, 3
+STATUSES = """exit status:
+  0  done; well (status); nothing would be changed (diff)
+  1  failed; not well (status); something would be changed (diff)
+  2  wrong arguments or settings
+  3  it cannot be told (status, diff): the message says why"""
+ASKING = frozenset({"status", "diff"})
+"""Commands whose answer is their exit status."""
+
 
 def main() -> None:
-    """Exit status: 0, 1 if a command failed, 2 if the settings or arguments are wrong."""
-    arguments = _parser().parse_args()
+    """Exit status: see STATUSES."""
+    parser = _parser("kubectl wigglenet" if Path(sys.argv[0]).name == PLUGIN else "wigglenet-operator")
+    arguments = parser.parse_args()
     try:
-        if arguments.command == "run":
-            _run()
-        elif arguments.command == "install-plugins":
-            _install_plugins(arguments.source, arguments.target)
-        else:
-            _plan(arguments.file, arguments.node)
+        status = arguments.call(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = NOT_SO
     except ConfigError as error:
-        sys.exit(_failed(error, status=2))
+        status = _failed(parser.prog, error, status=WRONG)
     except WigglenetError as error:
-        sys.exit(_failed(error, status=1))
+        status = _failed(parser.prog, error, status=UNKNOWN if arguments.command in ASKING else NOT_SO)
+    sys.exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="wigglenet-operator", description="An encrypted dual-stack pod network.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="An encrypted dual-stack pod network.",
+        epilog=f"example: {program} status --help\n\n{STATUSES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="serve this node; settings come from the environment (README, Settings)")
-    install = commands.add_parser("install-plugins", help="copy CNI plugins to where they are missing or older")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, call: Callable[[argparse.Namespace], int], *, does: str, example: str) -> argparse.ArgumentParser:
+        return _command(commands, name, call, does=does, example=f"{program} {example}")
+
+    command("run", _run, does="serve this node; settings come from the environment (README, Settings)", example="run")
+    install = command(
+        "install-plugins",
+        _install_plugins,
+        does="copy CNI plugins to where they are missing or older",
+        example="install-plugins /opt/plugins /host/opt/cni/bin",
+    )
     install.add_argument("source", type=Path, help="a directory of plugins")
     install.add_argument("target", type=Path, help="the node's, as a rule /opt/cni/bin")
-    plan = commands.add_parser(
+    plan = command(
         "plan",
-        help="print what one node's agent would make of a cluster, by the environment's settings; without cluster or root",
+        _plan,
+        does="print what one node's agent would make of a cluster, by the environment's settings; without cluster or root",
+        example="plan nodes.yaml --node b",
     )
     plan.add_argument("file", type=Path, help="what `kubectl get nodes -o yaml` prints")
     plan.add_argument("--node", required=True, help="the node to plan for")
     return parser
 
 
-def _failed(error: WigglenetError, *, status: int) -> int:
-    print(f"wigglenet-operator: {error}", file=sys.stderr)
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    call: Callable[[argparse.Namespace], int],
+    *,
+    does: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """One sub-command; `call` returns the exit status."""
+    parser = commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=f"example: {example}\n\n{STATUSES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(call=call)
+    return parser
+
+
+def _failed(program: str, error: WigglenetError, *, status: int) -> int:
+    print(f"{program}: {error}", file=sys.stderr)
     return status
 
 
-def _run() -> None:
-    from wigglenet_operator.settings import read_settings  # noqa: PLC0415 - a wrong setting is told before a second of imports
+def _run(_: argparse.Namespace) -> int:
+    from wigglenet_operator.settings import read_settings  # a wrong setting is told before a second of imports
 
     settings = read_settings(os.environ)
-    from wigglenet_operator import logs  # noqa: PLC0415 - as above
-    from wigglenet_operator.agent.run import run  # noqa: PLC0415 - as above
-    from wigglenet_operator.kube.access import ApiAccess  # noqa: PLC0415 - as above
+    import asyncio
+    import logging
+
+    from wigglenet_operator import logs
+    from wigglenet_operator.agent.run import run
+    from wigglenet_operator.kube.access import ApiAccess
 
     logs.setup()
     for warning in settings.warnings():
         logging.getLogger(__name__).warning(warning)
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
     asyncio.run(run(settings.config(), access))
+    return DONE
 
 
-def _install_plugins(source: Path, target: Path) -> None:
-    from wigglenet_operator import logs  # noqa: PLC0415 - as above
-    from wigglenet_operator.kernel.cni_plugins import install_plugins  # noqa: PLC0415 - as above
+def _install_plugins(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator import logs
+    from wigglenet_operator.kernel.cni_plugins import install_plugins
 
     logs.setup()
-    install_plugins(source, target)
+    install_plugins(arguments.source, arguments.target)
+    return DONE
 
 
-def _plan(file: Path, node: str) -> None:
-    from wigglenet_operator.show import show_plan  # noqa: PLC0415 - `run` needs none of it
+def _plan(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator.show.plan import show_plan
 
-    print(show_plan(file, node, os.environ), end="")
+    print(show_plan(arguments.file, arguments.node, os.environ), end="")
+    return DONE
