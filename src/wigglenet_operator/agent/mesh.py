@@ -13,7 +13,7 @@ from typing import Any, Self
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
-from wigglenet_operator.kernel.keys import KeyFileTable, load_or_create
+from wigglenet_operator.kernel.keys import KeyFileTable, PrivateKey, load_or_create
 from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kernel.ports import NetworkSource
 from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
@@ -22,7 +22,15 @@ from wigglenet_operator.kernel.wg_uapi import DIRECTORY, UapiDevice
 from wigglenet_operator.kernel.wireguard import DeviceTable, PeerTable, WireGuardLink
 from wigglenet_operator.model.config import BOTH, AgentConfig
 from wigglenet_operator.model.desired import RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, IPAddress, NodeFacts, PodNetworkSource, WireGuardKind
+from wigglenet_operator.model.facts import (
+    ClusterState,
+    HostFacts,
+    IPAddress,
+    NodeFacts,
+    PodNetworkSource,
+    PublicKey,
+    WireGuardKind,
+)
 from wigglenet_operator.plan.desired import plan_sysctls
 
 log = logging.getLogger(__name__)
@@ -32,14 +40,11 @@ BOOT_MARKER = Path("/run/wigglenet/boot")
 class Mesh:
     """The adapters of one node, and what they tell of it."""
 
-    def __init__(self, config: AgentConfig, rtnl: Rtnl) -> None:
-        """ConfigError if the key cannot be used."""
-        self._config, self._rtnl = config, rtnl
+    def __init__(self, config: AgentConfig, rtnl: Rtnl, public: PublicKey | None, private: PrivateKey | None = None) -> None:
+        """`public` is the key in force, None without a tunnel; who only looks need not have the private one."""
+        self._config, self._rtnl, self._public, self._private = config, rtnl, public, private
         self._cni = CniFileTable(Path(config.cni_path))
-        if not config.firewall_only and self._cni.forget_last_boot(BOOT_MARKER):
-            log.info("removed %s of an earlier boot until this node can take pods", config.cni_path)
-        self._key = load_or_create(Path(config.key_path)) if config.tunnelled else None
-        self._key_file = KeyFileTable(Path(config.key_path), self._key) if self._key else None
+        self._key_file = KeyFileTable(Path(config.key_path), private) if public else None
         self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link), leftover=not config.tunnelled)
         self._peers = PeerTable(self._wireguard)
         self._sources: dict[PodNetworkSource, NetworkSource] = {}
@@ -49,15 +54,25 @@ class Mesh:
     @classmethod
     @asynccontextmanager
     async def opened(cls, config: AgentConfig) -> AsyncIterator[Self]:
-        """One for as long as the block runs; the kernel's state stays."""
+        """One for as long as the block runs; the kernel's state stays. ConfigError if the key cannot be used."""
         async with Rtnl(config.link) as rtnl:
-            yield cls(config, rtnl)
+            if not config.firewall_only and CniFileTable(Path(config.cni_path)).forget_last_boot(BOOT_MARKER):
+                log.info("removed %s of an earlier boot until this node can take pods", config.cni_path)
+            key = load_or_create(Path(config.key_path)) if config.tunnelled else None
+            yield cls(config, rtnl, key.public if key else None, key)
+
+    @classmethod
+    @asynccontextmanager
+    async def watched(cls, config: AgentConfig, public: PublicKey | None) -> AsyncIterator[Self]:
+        """One to look at, for as long as the block runs: nothing is made or removed."""
+        async with Rtnl(config.link) as rtnl:
+            yield cls(config, rtnl, public)
 
     def tables(self) -> Tables:
         """By the names of STEPS; of a tunnel that is no longer wanted those whose removal takes the others along."""
         tables: Tables = {
             "closed": RouteTable(self._rtnl, RouteKind.CLOSED),
-            "device": DeviceTable(self._wireguard, self._key),
+            "device": DeviceTable(self._wireguard, self._private),
             "cni": self._cni,
         }
         if self._key_file:
@@ -76,14 +91,14 @@ class Mesh:
 
     def started(self) -> str:
         """What it begins with, for the start-up line."""
-        if not self._key:
+        if not self._public:
             return "none, firewall only" if self._config.firewall_only else "none, native routing"
         holder, could = self._wireguard.facts()
         if self._config.wireguard is None and holder is WireGuardKind.USERSPACE and not could:
             log.warning(
                 "this kernel has no WireGuard (modprobe wireguard): a userspace implementation is used, which is slower"
             )
-        link = f"link={self._config.link} port={self._config.port} public_key={self._key.public}"
+        link = f"link={self._config.link} port={self._config.port} public_key={self._public}"
         return f"{link} mtu={self._config.mtu or 'auto'} wireguard={holder.value}"
 
     def work(self, changed: Callable[[], None]) -> list[Coroutine[Any, Any, None]]:
@@ -99,14 +114,14 @@ class Mesh:
 
     async def look(self, cluster: ClusterState) -> HostFacts:
         """What the plan must know of this node; KernelError if it cannot be read."""
-        others = [n for n in cluster.nodes if self._key or n.name == self._config.node_name]
+        others = [n for n in cluster.nodes if self._public or n.name == self._config.node_name]
         addresses = {a for n in others for a in _addresses(n)}
         paths, default = await self._rtnl.path_mtus(addresses)
-        holder, could = self._wireguard.facts() if self._key else (None, False)
+        holder, could = self._wireguard.facts() if self._public else (None, False)
         link = self._rtnl.own_link()
         found = await self._rtnl.global_addresses(self._config.node_ip_links)
         return HostFacts(
-            public_key=self._key.public if self._key else None,
+            public_key=self._public,
             versions=ip_versions(),
             new_versions=ip_versions(of="default"),
             offers={source: adapter.offer() for source, adapter in self._sources.items()},

@@ -66,7 +66,8 @@ def load_or_create(path: Path) -> PrivateKey:
 class KeyFileTable:
     """The public key of what is in the key file, by its path: a key in force must outlive the process that has it."""
 
-    def __init__(self, path: Path, key: PrivateKey) -> None:
+    def __init__(self, path: Path, key: PrivateKey | None) -> None:
+        """`key` is not needed to look at it."""
         self._path, self._key = path, key
         self.stored: PublicKey | None = None
         """What was observed last."""
@@ -91,6 +92,7 @@ class KeyFileTable:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             if self._path.is_symlink() or self._path.exists():
                 log.error("key file %s holds no key any more; set aside as %s", self._path, _set_aside(self._path))
+            assert self._key  # noqa: S101 - who only looks writes nothing
             _write(self._path, self._key)
         except OSError as error:
             raise KernelError(f"write key file {self._path}: {error.strerror}") from error

@@ -4,11 +4,8 @@ Our routes are known by their protocol number and, whatever their protocol, by l
 """
 
 import socket
-import struct
-import sys
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import dataclass
-from errno import EADDRINUSE, ENODEV
+from errno import EADDRINUSE
 from ipaddress import ip_address, ip_interface
 from typing import Any, Self
 
@@ -16,7 +13,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
-from wigglenet_operator.kernel.netlink import attribute, attributes, opened, replies, request
+from wigglenet_operator.kernel.link import OwnLink, link_named, link_numbered
 from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
 from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, Found, dump_routes, write_routes
 from wigglenet_operator.model.changes import Changes
@@ -26,10 +23,6 @@ from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress
 PROTOCOL_KERNEL, PROTOCOL_RA = 2, 9
 RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 """RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
-RTM_GETLINK = 18
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 4, 18, 1
-IFINFOMSG = struct.Struct("=BxHiII")
-IFF_UP = 1
 RT_SCOPE_UNIVERSE = 0
 PASSING = {4: 0x20, 6: 0x01 | 0x08 | 0x20 | 0x40}
 """IFA_F_DEPRECATED, of IPv6 _TEMPORARY, _DADFAILED, _TENTATIVE too (linux/if_addr.h): of no use to others, or not for long."""
@@ -37,16 +30,6 @@ RTM_F_FIB_MATCH = 0x2000
 """Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
 MTU_NAMES = {4: ("mtu",), 6: ("af_spec", "AF_INET6", "IFLA_INET6_CONF", "mtu")}
 """What a link carries, by IP version: less of IPv6 where a router advertises less (RFC 4861, section 4.6.4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLink:
-    """Our link; `kind` as `ip -details link` names it, empty for hardware."""
-
-    index: int
-    mtu: int
-    up: bool
-    kind: str
 
 
 class Rtnl:
@@ -78,35 +61,19 @@ class Rtnl:
             raise KernelError(f"{what} {command} {_told(fields)}: {error}") from error
 
     def own_link(self) -> OwnLink | None:
-        """Our link by own bytes, for every table asks for it; None without one."""
-        name = attribute(IFLA_IFNAME, self.link.encode() + b"\0")
-        found = self._link(IFINFOMSG.pack(0, 0, 0, 0, 0) + name)
+        """Our link; None without one."""
+        found = link_named(self.link)
         self._last = found or self._last
         return found
 
     async def take_back(self) -> bool:
         """Give our link its name again if somebody has renamed it since we saw it; whether that was so."""
-        renamed = self._last and self._link(IFINFOMSG.pack(0, 0, self._last.index, 0, 0))
+        renamed = self._last and link_numbered(self._last.index, self.link)
         if not renamed or not self._last or renamed.kind != self._last.kind or self.own_link():
             return False
         await self.call("link", "set", index=renamed.index, state="down")  # else the kernel refuses
         await self.call("link", "set", index=renamed.index, ifname=self.link)
         return True
-
-    def _link(self, body: bytes) -> OwnLink | None:
-        try:
-            with opened(socket.NETLINK_ROUTE) as netlink:
-                request(netlink, RTM_GETLINK, body)
-                (message,) = replies(netlink)
-        except OSError as error:
-            if error.errno == ENODEV:
-                return None
-            raise KernelError(f"link get {self.link}: {error.strerror or error}") from error
-        _, _, index, flags, _ = IFINFOMSG.unpack_from(message)
-        fields = dict(attributes(message, IFINFOMSG.size))
-        kind = dict(attributes(fields.get(IFLA_LINKINFO, b""))).get(IFLA_INFO_KIND, b"")
-        mtu = int.from_bytes(fields[IFLA_MTU], sys.byteorder)
-        return OwnLink(index, mtu, bool(flags & IFF_UP), kind.rstrip(b"\0").decode())
 
     def existing_index(self) -> int:
         """The index of our link; MissingLink without one."""

@@ -14,6 +14,7 @@ from itertools import islice
 from wigglenet_operator.errors import KernelError, MissingLink, WigglenetError
 from wigglenet_operator.kernel import wg_netlink
 from wigglenet_operator.kernel.keys import KEY_BYTES, PrivateKey
+from wigglenet_operator.kernel.link import HOLDERS
 from wigglenet_operator.kernel.ports import PeerOrder, WireGuard, attempt_all
 from wigglenet_operator.kernel.rtnl import Rtnl
 from wigglenet_operator.kernel.wg_netlink import NO_MODULE, NetlinkDevice
@@ -22,8 +23,6 @@ from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Device, Peer
 from wigglenet_operator.model.facts import IPNetwork, PublicKey, WireGuardKind
 
-HOLDERS = {"wireguard": WireGuardKind.KERNEL, "tun": WireGuardKind.USERSPACE}
-"""By the kind of the link (IFLA_INFO_KIND)."""
 PROBE_SECONDS = 60.0
 """Between two questions for a kernel module that is not there: the kernel runs modprobe for each."""
 PRIMED_A_SECOND = 200
@@ -102,7 +101,7 @@ class DeviceTable:
     """Key, port and mark of the device."""
 
     def __init__(self, link: WireGuardLink, key: PrivateKey | None) -> None:
-        """`key` is not needed to remove it."""
+        """`key` is not needed to look at it or to remove it."""
         self._link = link
         self._key = key
 
