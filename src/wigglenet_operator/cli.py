@@ -17,6 +17,9 @@ STATUSES = """exit status:
   1  failed; not well (status); something would be changed (diff)
   2  wrong arguments or settings
   3  it cannot be told (status, diff): the message says why"""
+STATUS = """tell whether this node is well (where NODE_NAME is set: in the agent's pod) or every node of a cluster (by a
+kubeconfig, from anywhere), what is wrong, and what to do about it"""
+DIFF = "tell what the agent's next turn would change on this node; writes nothing, and may run beside the agent"
 ASKING = frozenset({"status", "diff"})
 """Commands whose answer is their exit status."""
 
@@ -68,6 +71,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     plan.add_argument("file", type=Path, help="what `kubectl get nodes -o yaml` prints")
     plan.add_argument("--node", required=True, help="the node to plan for")
+    status = command("status", _status, does=STATUS, example="status -o json")
+    status.add_argument("--cluster", action="store_true", help="every node, by a kubeconfig, also where NODE_NAME is set")
+    status.add_argument("--kubeconfig", metavar="PATH", help="instead of $KUBECONFIG or ~/.kube/config; implies --cluster")
+    status.add_argument("--context", metavar="NAME", help="of the kubeconfig; implies --cluster")
+    status.add_argument("--watch", action="store_true", help="look again every 2 s until Ctrl-C")
+    diff = command("diff", _diff, does=DIFF, example="diff")
+    for asking in (status, diff):
+        asking.add_argument("-o", "--output", choices=["json"], help="for scripts: docs/status.md describes it")
     return parser
 
 
@@ -129,3 +140,40 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     print(show_plan(arguments.file, arguments.node, os.environ), end="")
     return DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator.show.status import cluster_looks, node_looks, show_status, watch_status
+
+    if arguments.cluster or arguments.kubeconfig or arguments.context or "NODE_NAME" not in os.environ:
+        looks = cluster_looks(arguments.kubeconfig, arguments.context)
+    else:
+        looks = node_looks(os.environ)
+    ask = watch_status if arguments.watch else show_status
+    well = ask(looks, sys.stdout, as_json=arguments.output == "json")
+    return UNKNOWN if well is None else DONE if well else NOT_SO
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator.settings import read_settings
+
+    settings = read_settings(os.environ)
+    import asyncio
+    import json
+
+    from wigglenet_operator.agent.foresee import foresee
+    from wigglenet_operator.kube.access import ApiAccess
+    from wigglenet_operator.show.diff import Words, diff_json, diff_page, told, unchanged
+    from wigglenet_operator.show.page import show
+
+    access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
+    found = asyncio.run(foresee(settings.config(), access))
+    link = settings.WIGGLENET_IFACE_NAME
+    words = Words(link=link, bare=found.bare, names=found.names, new_key=found.new_key)
+    lines = told(found.changes, words)
+    if arguments.output == "json":
+        print(json.dumps(diff_json(lines, found.report), indent=2))
+    else:
+        show(diff_page(lines, found.report), sys.stdout)
+    same = unchanged(lines, found.report)
+    return UNKNOWN if same is None else DONE if same else NOT_SO

@@ -28,6 +28,7 @@ from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
 from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
 from wigglenet_operator.kernel import monitor
+from wigglenet_operator.kernel.at_work import socket_name
 from wigglenet_operator.kernel.leftovers import LeftoverTable
 from wigglenet_operator.kernel.nft import NftTable
 from wigglenet_operator.kernel.nft_others import OtherTables
@@ -66,7 +67,7 @@ def only_agent(link: str) -> socket.socket:
 
     A name that the node's network has once and that ends with its process: no file that could be stale, no directory to share.
     """
-    name = f"wigglenet-operator/{link}"
+    name = socket_name(link)
     mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         mine.bind(f"\0{name}")

@@ -1,4 +1,4 @@
-"""How to reach the API server from a pod: address from the environment, token and CA from the service account's files."""
+"""How to reach the API server: from a pod by environment and service account, from anywhere by a kubeconfig."""
 
 import json
 import logging
@@ -12,11 +12,13 @@ from typing import Any
 from aiohttp import ClientError, ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.client.exceptions import ApiException
+from kubernetes_asyncio.config import ConfigException, load_kube_config
+from yaml import YAMLError
 
 from wigglenet_operator.errors import ApiError, ConfigError
+from wigglenet_operator.kube.one_shot import SERVICE_ACCOUNT
 
 log = logging.getLogger(__name__)
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 10
 """For one request."""
 REFUSED = 300
@@ -95,6 +97,18 @@ class ApiAccess:
 
     def _show_token(self, configuration: Configuration) -> None:
         configuration.api_key["BearerToken"] = self.bearer()
+
+
+@asynccontextmanager
+async def kubeconfig_client(path: str | None, context: str | None) -> AsyncIterator[ApiClient]:
+    """A client as kubectl would have one: of `path`, else KUBECONFIG, else ~/.kube/config; ConfigError if that is none."""
+    configuration = Configuration()
+    try:
+        await load_kube_config(config_file=path, context=context, client_configuration=configuration)
+    except (ConfigException, OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"kubeconfig: {error}") from error
+    async with ApiClient(configuration) as api:
+        yield api
 
 
 async def ask(  # noqa: PLR0913 - the one door for every request

@@ -1,32 +1,45 @@
 """What exists, asked apart from Kopf, so that nothing that Kopf never told of is missed."""
 
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from ipaddress import ip_network
+from typing import Any
 
 from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
+from wigglenet_operator.kube.one_shot import METADATA_ONLY, PAGE
 from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
-
-PAGE = 500
-METADATA_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 
 async def list_nodes(api: ApiClient) -> dict[NodeUID, Version]:
     """The version of every Node by UID, by metadata-only pages; ApiError if the listing fails, then the caller asks again."""
     found: dict[NodeUID, Version] = {}
+    async for item in _listed(api, METADATA_ONLY):
+        found[NodeUID(item["metadata"]["uid"])] = Version(item["metadata"].get("resourceVersion") or "")
+    return found
+
+
+async def list_node_bodies(api: ApiClient, *, whole: bool = True) -> list[dict[str, Any]]:
+    """Every Node, or its metadata alone; ApiError if the listing fails."""
+    return [item async for item in _listed(api, {} if whole else METADATA_ONLY)]
+
+
+async def _listed(api: ApiClient, headers: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
     query = [("limit", str(PAGE))]
     while True:
-        page = await ask(api, "GET", "/api/v1/nodes", what="list Nodes", headers=METADATA_ONLY, query=query)
+        page = await ask(api, "GET", "/api/v1/nodes", what="list Nodes", headers=headers, query=query)
         try:
             for item in page["items"]:
-                found[NodeUID(item["metadata"]["uid"])] = Version(item["metadata"].get("resourceVersion") or "")
+                if not item["metadata"]["uid"]:
+                    raise KeyError("uid")  # noqa: TRY301 - as if it were not there
+                yield item
             token = page["metadata"].get("continue")
         except (KeyError, TypeError, AttributeError) as error:
             raise ApiError(f"list Nodes: the API server answers something else: {error!r}") from error
         if not token:
-            return found
+            return
         query = [("limit", str(PAGE)), ("continue", token)]
 
 

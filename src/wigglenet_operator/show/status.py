@@ -1,0 +1,92 @@
+"""`wigglenet-operator status`: one look or one after the other, of a node or of a cluster."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import IO
+
+from wigglenet_operator.errors import ConfigError, WigglenetError
+from wigglenet_operator.settings import read_settings
+from wigglenet_operator.show.page import Cell, Line, Mood, Page, live, show
+
+WATCH_SECONDS = 2.0
+UNKNOWN_HOST = "unknown"
+"""On the host itself nobody sets where the API server is; whoever needs it says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one look has shown."""
+
+    page: Page
+    json: dict[str, object]
+    well: bool | None
+    """None if it cannot be told."""
+
+
+Looks = Callable[[], Coroutine[None, None, View]]
+
+
+def node_looks(environment: Mapping[str, str]) -> Looks:
+    """Looks at this node; ConfigError if it is set wrongly."""
+    from wigglenet_operator.show.look import look  # noqa: PLC0415 - a look at a cluster needs none of it
+    from wigglenet_operator.show.node import node_json, node_page, well  # noqa: PLC0415 - as above
+
+    settings = read_settings({"KUBERNETES_SERVICE_HOST": UNKNOWN_HOST, **environment})
+    config = settings.config()
+
+    async def see() -> View:
+        found = await look(config, host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
+        return View(page=node_page(found), json=node_json(found), well=well(found))
+
+    return see
+
+
+def cluster_looks(kubeconfig: str | None, context: str | None) -> Looks:
+    """Looks at a cluster; each raises ConfigError or ApiError if it is not seen."""
+    from wigglenet_operator.kube.access import kubeconfig_client  # noqa: PLC0415 - a look at a node would wait for it
+    from wigglenet_operator.kube.census import list_node_bodies  # noqa: PLC0415 - as above
+    from wigglenet_operator.show.cluster import cluster_json, cluster_page, view, well  # noqa: PLC0415 - as above
+
+    async def see() -> View:
+        async with kubeconfig_client(kubeconfig, context) as api:
+            nodes = [view(body) for body in await list_node_bodies(api, whole=False)]
+        return View(page=cluster_page(nodes), json=cluster_json(nodes), well=well(nodes))
+
+    return see
+
+
+def show_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
+    """Look once; whether all is well."""
+    view = asyncio.run(looks())
+    if as_json:
+        stream.write(json.dumps(view.json, indent=2) + "\n")
+    else:
+        show(view.page, stream)
+    return view.well
+
+
+def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
+    """Look every other second until Ctrl-C; whether all was well the last time. JSON is one line for each look."""
+    well: bool | None = None
+    try:
+        with live(stream) as put:
+            while True:
+                try:
+                    view = asyncio.run(looks())
+                except ConfigError:
+                    raise
+                except WigglenetError as error:
+                    cannot = Line(cells=[Cell("cannot be told ", Mood.DOUBTFUL), Cell(str(error))])
+                    view = View(page=[cannot], json={"well": None, "untold": [str(error)]}, well=None)
+                well = view.well
+                if as_json:
+                    stream.write(json.dumps(view.json) + "\n")
+                    stream.flush()
+                else:
+                    put(view.page)
+                time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return well
