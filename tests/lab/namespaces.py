@@ -71,7 +71,7 @@ class Place:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT if log else subprocess.PIPE,
-                env=None if env is None else {"PATH": os.environ["PATH"], **env},
+                env=None if env is None else {**installation(), **env},
                 text=True,
                 start_new_session=True,
             )
@@ -155,3 +155,8 @@ def children(pid: int) -> Sequence[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def installation() -> dict[str, str]:
+    """What finds the programs and the package that this process runs; whoever starts another needs it."""
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
