@@ -41,7 +41,7 @@ def _networks(text: str) -> Iterator[str]:
         listed = json.loads(text)
     except (ValueError, RecursionError):
         return
-    yield from (str(each) for each in listed if isinstance(listed, list))
+    yield from map(str, listed if isinstance(listed, list) else ())
 
 
 def well(nodes: Iterable[NodeView]) -> bool:

@@ -1,0 +1,353 @@
+"""What `status` shows of a node and of a cluster: by golden text, for scripts, and to somebody who writes nasty annotations."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import config, ips, key, nets
+from wigglenet_operator import cli
+from wigglenet_operator.kernel.link import OwnLink
+from wigglenet_operator.model.desired import Device, Endpoint, Peer
+from wigglenet_operator.model.ruleset import Item
+from wigglenet_operator.show.cluster import NodeView, cluster_json, cluster_page, view
+from wigglenet_operator.show.cluster import well as all_well
+from wigglenet_operator.show.look import Look
+from wigglenet_operator.show.node import faults, node_json, node_page, well
+from wigglenet_operator.show.page import Cell, Grid, Line, Page, age, plain, size
+from wigglenet_operator.show.terminal import Terminal
+from wigglenet_operator.show.told import read_status
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NOW = 1_800_000_000.0
+PROBLEM = {
+    "code": "NoEndpoint",
+    "object": "node d",
+    "since": "2027-01-15T07:00:00Z",
+    "text": "it has a key but no usable IPv4 or IPv6 address; its status, wigglenet/node-ips or /endpoint must name one",
+}
+WITHHELD = {
+    "code": "PodsWithheld",
+    "object": "node b",
+    "since": "2027-01-15T06:30:00Z",
+    "text": "the CNI file is withheld while 10.2.0.0/24 of its pod networks cannot be used",
+}
+READY = {"phase": "Ready", "version": "0.1.0", "wireguard": "kernel", "mtu": 1420, "peers": 3, "handshaken": 3, "problems": []}
+CNI = {"plugins": [{"ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:10:1::/64"}]]}}]}
+PEERS = {
+    key("b"): Peer(
+        endpoint=Endpoint(address=ips("192.0.2.2")[0], port=24601),
+        allowed_ips=nets("10.2.0.0/24 fd00:10:2::/64 192.0.2.2/32"),
+        handshake=int(NOW) - 75,
+        received=123_456_789,
+        sent=2048,
+    ),
+    key("c"): Peer(
+        endpoint=Endpoint(address=ips("2001:db8:ffff:ffff:ffff:ffff:ffff:c")[0], port=24601),
+        allowed_ips=nets("10.3.0.0/24 2001:db8:ffff:ffff:ffff:ffff:ffff:c/128"),
+    ),
+}
+ROUTED = nets("10.2.0.0/24 fd00:10:2::/64 10.3.0.0/24")
+WELL = Look(
+    config=config(),
+    at=NOW,
+    at_work=True,
+    ready=True,
+    status=read_status(READY),
+    versions=frozenset({4, 6}),
+    link=OwnLink(7, 1420, True, "wireguard"),
+    device=Device(public_key=key("a"), port=24601),
+    peers=PEERS,
+    names={key("b"): "b", key("c"): "c.example"},
+    tunnel=ROUTED,
+    closed=ROUTED | nets("10.1.0.0/24 fd00:10:1::/64"),
+    firewall={Item("chain", "wt_forward"): (), Item("set", "wt_pods4"): (), Item("set", "wt_pods4", "10.1.0.0"): ""},
+    cni=json.dumps(CNI),
+)
+HARMED = replace(
+    WELL,
+    at_work=False,
+    ready=None,
+    status=read_status(READY | {"phase": "Degraded", "problems": [PROBLEM, WITHHELD], "more": 2}),
+    link=OwnLink(7, 1420, False, "tun"),
+    device=Device(public_key=None, port=1),
+    names={},
+    tunnel=nets("10.2.0.0/24"),
+    closed=frozenset(),
+    firewall={},
+    cni=None,
+    untold=("list Nodes: Connection refused",),
+)
+FIREWALL_ONLY = replace(
+    WELL,
+    config=config(firewall_only=True),
+    link=None,
+    device=None,
+    peers={},
+    tunnel=frozenset(),
+    closed=frozenset(),
+    cni=None,
+)
+NODES = [
+    view({"metadata": {"name": name, "annotations": {f"wigglenet/{k}": json.dumps(v) for k, v in notes.items()}}})
+    for name, notes in (
+        ("a", {"status": READY, "pod-cidrs": ["fd00:10:1::/64", "10.1.0.0/24"]}),
+        ("b.example", {"status": READY | {"phase": "Degraded", "handshaken": 2, "problems": [WITHHELD, PROBLEM]}}),
+        ("c", {}),
+        ("d", {"status": {"phase": "Waiting", "version": "0.2.0", "problems": [PROBLEM], "more": 1}, "pod-cidrs": []}),
+    )
+]
+PAGES = {"node": node_page(WELL), "harmed": node_page(HARMED), "firewall-only": node_page(FIREWALL_ONLY)}
+
+
+@pytest.fixture(autouse=True)
+def _at_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wigglenet_operator.show.cluster.time.time", lambda: NOW)
+
+
+def on_terminal(page: Page, width: int) -> str:
+    out = io.StringIO()
+    Terminal(out, width=width).show(page)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", [*PAGES, "cluster"])
+def test_a_page_is_the_golden_one_in_a_pipe_and_on_terminals(name: str, request: pytest.FixtureRequest) -> None:
+    page = PAGES.get(name) or cluster_page(NODES)
+    shown = "".join(f"--- {width} columns\n{on_terminal(page, width)}" for width in (60, 80, 120))
+    printed = f"--- pipe\n{plain(page)}{shown}".replace("\x1b", "^[")
+    golden = GOLDEN / f"status-{name}.txt"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(printed)
+
+    assert printed == golden.read_text()
+
+
+@pytest.mark.parametrize("page", [*PAGES.values(), cluster_page(NODES)])
+def test_a_narrow_terminal_loses_no_word(page: Page) -> None:
+    narrow = re.sub(r"\x1b\[[\d;]*m|\s", "", on_terminal(page, 50))
+
+    for word in plain(page).split():
+        assert word in narrow
+
+
+@pytest.mark.parametrize("nasty", ["\x1b[2J", "\x07", "\r", "\n", "\x9b31m", "\u202e", "[red]", "[/]", "\\[bold]"])
+def test_what_a_cluster_says_steers_no_terminal(nasty: str) -> None:
+    text = f"before{nasty}after"
+    problem = {name: text for name in PROBLEM}
+    status = read_status(READY | {"phase": text, "version": text, "wireguard": text, "problems": [problem, text]})
+    looked = replace(HARMED, status=status, names={key("b"): text}, reasons=(text,), untold=(text,))
+    pages = [node_page(looked), cluster_page([NodeView(name=text, status=status, networks=(text,))])]
+
+    for page in pages:
+        allowed = {c for c in nasty if c.isprintable()} | {"\n"}
+        assert all(c.isprintable() or c in allowed for c in plain(page))
+        shown = on_terminal(page, 500).replace("\x1b[", "")  # rich's own, none of which was told
+        assert all(c.isprintable() or c == "\n" for c in shown)
+        if nasty.isprintable():
+            assert text in shown
+        else:
+            assert nasty not in on_terminal(page, 500).replace("\n", "") or nasty in {"\n"}
+
+
+def test_a_healthy_node_is_well_and_lacks_nothing() -> None:
+    assert not faults(WELL)
+    assert well(WELL) is True
+    assert well(FIREWALL_ONLY) is True
+    assert well(replace(WELL, untold=("nft: not permitted",))) is None
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ({"at_work": False, "ready": None}, "no agent is at work"),
+        ({"ready": None}, "does not answer"),
+        ({"ready": False, "reasons": ("TunnelFailed: no",)}, "not ready: TunnelFailed: no"),
+        ({"ready": False}, "the agent is not ready"),
+        ({"link": None, "device": None, "peers": {}}, "there is no link wigglenet"),
+        ({"link": OwnLink(7, 1420, True, "dummy"), "device": None, "peers": {}}, "link wigglenet is no WireGuard (dummy)"),
+        ({"link": OwnLink(7, 1420, False, "tun")}, "link wigglenet is down"),
+        ({"device": Device(public_key=None, port=24601)}, "link wigglenet has no key"),
+        ({"device": Device(public_key=key("a"), port=1)}, "listens on UDP port 1, not on 24601"),
+        ({"tunnel": nets("10.2.0.0/24 fd00:10:2::/64")}, "no route to 10.3.0.0/24, which a peer has"),
+        ({"closed": nets("10.3.0.0/24 fd00:10:2::/64")}, "no closed route to 10.2.0.0/24, which a peer has"),
+        ({"firewall": {}}, "there is no table inet wigglenet"),
+        ({"cni": None}, "there is no /etc/cni/net.d/10-wigglenet.conflist"),
+    ],
+)
+def test_what_a_node_lacks_is_said_and_makes_it_unwell(harm: dict[str, Any], told: str) -> None:
+    look = replace(WELL, **harm)
+
+    (fault,) = faults(look)
+    assert told in fault
+    assert fault in plain(node_page(look))
+    assert well(look) is False
+
+
+def test_a_node_whose_agent_says_that_it_is_degraded_is_not_well() -> None:
+    assert well(replace(WELL, status=read_status(READY | {"phase": "Degraded"}))) is False
+
+
+def test_a_family_without_a_tunnel_needs_no_route() -> None:
+    native = replace(WELL, config=config(native=frozenset({6})), tunnel=nets("10.2.0.0/24 10.3.0.0/24"))
+
+    assert not faults(native)
+
+
+def test_a_cluster_is_well_if_every_node_says_so() -> None:
+    assert all_well([NODES[0]])
+    assert not all_well(NODES[:2])
+    assert not all_well([NODES[0], NODES[2]]), "a node without an agent has no network"
+    assert not all_well([])
+
+
+def test_a_problem_that_many_nodes_have_is_told_once() -> None:
+    many = [replace(NODES[3], name=f"n{number}") for number in range(100)]
+
+    assert plain(cluster_page(many)).count(PROBLEM["text"]) == 1
+    assert "on nodes n0, n1, n10, n11, n12 and 95 more" in plain(cluster_page(many))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '"x"', "null", "[" * 100_000, '{"problems": 7}', '{"problems": [7, null]}', '{"mtu": "x"}']
+)
+def test_a_status_of_any_text_is_shown(text: str) -> None:
+    node = view({"metadata": {"name": "a", "annotations": {"wigglenet/status": text, "wigglenet/pod-cidrs": text}}})
+
+    assert plain(cluster_page([node]))
+    assert json.dumps(cluster_json([node]))
+    assert not all_well([node])
+
+
+def test_json_has_what_scripts_were_promised() -> None:
+    """The shape that docs/status.md describes; names may come, none may go."""
+    node, cluster = json.loads(json.dumps(node_json(WELL))), json.loads(json.dumps(cluster_json(NODES)))
+    described = (Path(__file__).parents[2] / "docs/status.md").read_text()
+
+    assert node["peers"][0] == {
+        "node": "b",
+        "publicKey": key("b"),
+        "endpoint": "192.0.2.2:24601",
+        "handshake": "2027-01-15T07:58:45Z",
+        "received": 123_456_789,
+        "sent": 2048,
+        "allowedIPs": ["10.2.0.0/24", "192.0.2.2/32", "fd00:10:2::/64"],
+    }
+    assert cluster["nodes"][1]["problems"][0] | {"remedy": ""} == WITHHELD | {"severity": "error", "remedy": ""}
+    for name in {*_names(node), *_names(cluster)} - {"pods4"}:
+        assert f"`{name}`" in described, name
+
+
+def _names(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(_names, value.values()))
+    return set().union(*map(_names, value)) if isinstance(value, list) else set()
+
+
+def test_columns_are_as_wide_as_what_is_in_them_and_nothing_is_cut() -> None:
+    page = [Grid(heads=("A", "B"), rows=[[Cell("x" * 300), Cell("1")], [Cell("y"), Cell("2")]]), Line(cells=[Cell("z" * 300)])]
+
+    assert plain(page).splitlines() == [f"{'A':<300}  B", f"{'x' * 300}  1", f"{'y':<300}  2", "z" * 300]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-5, "0 s"), (0.9, "0 s"), (59, "59 s"), (60, "1 min"), (61, "1 min 1 s"), (3605, "1 h"), (90_000, "1 d 1 h")],
+)
+def test_an_age_has_its_two_largest_units(seconds: float, told: str) -> None:
+    assert age(seconds) == told
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 60, "1024.0 PiB")])
+def test_a_size_is_for_people(count: int, told: str) -> None:
+    assert size(count) == told
+
+
+def ended(*arguments: str, program: str = "wigglenet-operator", **environment: str) -> tuple[object, str, str]:
+    """Exit status, output and errors of the command line."""
+    code = f"import sys; sys.argv = {[program, *arguments]!r}; from wigglenet_operator.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": "/nonexistent", **environment},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+COMMANDS = ("run", "install-plugins", "plan", "status", "diff")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example_and_the_exit_statuses(command: str) -> None:
+    status, said, _ = ended(command, "--help")
+
+    assert status == 0
+    assert f"example: wigglenet-operator {command}" in said
+    assert cli.STATUSES in said
+
+
+def test_as_a_plugin_of_kubectl_it_says_so() -> None:
+    _, said, _ = ended("status", "--help", program="/usr/local/bin/kubectl-wigglenet")
+
+    assert said.startswith("usage: kubectl wigglenet status")
+    assert "example: kubectl wigglenet status" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nope",), *((command, "--nope") for command in COMMANDS), ("status", "-o", "yaml"), ("diff", "x")]
+)
+def test_wrong_arguments_end_with_2(arguments: tuple[str, ...]) -> None:
+    status, _, said = ended(*arguments)
+
+    assert status == 2
+    assert "usage: " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (("status",), {}, "kubeconfig: "),
+        (("status", "--kubeconfig", "/nowhere"), {"NODE_NAME": "a"}, "kubeconfig: "),
+        (("status",), {"NODE_NAME": "a", "WIGGLENET_MTU": "7"}, "WIGGLENET_MTU"),
+        (("diff",), {}, "NODE_NAME"),
+    ],
+)
+def test_wrong_settings_end_with_2_and_say_which(
+    arguments: tuple[str, ...], environment: dict[str, str], told: str
+) -> None:
+    status, _, said = ended(*arguments, **environment)
+
+    assert status == 2, said
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_a_cluster_that_is_not_reached_ends_with_3(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    clusters = [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}]
+    contexts = [{"name": "c", "context": {"cluster": "c", "user": "u"}}]
+    users = [{"name": "u", "user": {}}]
+    file.write_text(json.dumps({"clusters": clusters, "contexts": contexts, "users": users, "current-context": "c"}))
+
+    for arguments, environment in ((("--kubeconfig", str(file)), {}), ((), {"KUBECONFIG": str(file)})):
+        status, _, said = ended("status", *arguments, **environment)
+
+        assert status == 3, said
+        assert "list Nodes: " in said
+
+
+def test_help_and_status_import_no_client_library() -> None:
+    """Each of these costs from 0.1 to 0.5 s."""
+    heavy = {"kubernetes_asyncio", "aiohttp", "kopf", "pyroute2", "yaml", "prometheus_client"}
+    for module, allowed in (("cli", set()), ("show.look", set()), ("show.node", set()), ("show.status", set())):
+        code = f"import wigglenet_operator.{module}, sys; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert not heavy & {*done.stdout.split()} - allowed, module
