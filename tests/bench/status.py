@@ -73,10 +73,11 @@ def status(node: LabNode, figure: str, expected: bytes) -> None:
         subprocess.run(node.place.argv("wg", "show", LINK, "dump"), check=True, capture_output=True)
         return here("-c", "pass")
 
-    for where, run in (
-        ("pipe", lambda: subprocess.run(command, env=environment, check=False, capture_output=True).stdout),
-        ("terminal", lambda: on_terminal(command, terminal)),
-    ):
+    def pipe() -> bytes:
+        return subprocess.run(command, env=environment, check=False, capture_output=True).stdout
+
+    runs: dict[str, Callable[[], bytes]] = {"pipe": pipe, "terminal": partial(on_terminal, command, terminal)}
+    for where, run in runs.items():
         said = run()
         assert where == "terminal" or expected in said, said[:2000]
         pairs = [(seconds(run), seconds(floor)) for _ in range(RUNS)]
@@ -84,7 +85,7 @@ def status(node: LabNode, figure: str, expected: bytes) -> None:
         row(f"{figure}, {where}", took, floors, "s; wg show dump and python -c pass (goal < 0.5 s)")
 
 
-def on_terminal(command: Sequence[str], environment: dict[str, str]) -> bytes:
+def on_terminal(command: list[str], environment: dict[str, str]) -> bytes:
     """What it writes to a terminal of its own."""
     pid, terminal = pty.fork()
     if not pid:

@@ -1,7 +1,7 @@
 """One look at a node, told: is it well, what is wrong, and all that there is to see."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from operator import itemgetter
@@ -63,9 +63,9 @@ def _wanted(look: Look) -> set[IPNetwork]:
     return {network for network in allowed if network.prefixlen < network.max_prefixlen}
 
 
-def well(look: Look) -> bool | None:
-    """Whether nothing at all is wrong here; None if nothing is known to be, but not all could be seen."""
-    if faults(look) or look.status.phase != READY:
+def well(look: Look, found: Sequence[str]) -> bool | None:
+    """Whether nothing at all is wrong here; None if nothing is known to be, but not all could be seen. `found`: faults."""
+    if found or look.status.phase != READY:
         return False
     return None if look.untold else True
 
@@ -79,9 +79,8 @@ def pod_networks(look: Look) -> list[str]:
         return []
 
 
-def node_page(look: Look) -> Page:
+def node_page(look: Look, found: Sequence[str]) -> Page:
     """For people."""
-    found = faults(look)
     return [
         Line(cells=_title(look, found)),
         *(Line(cells=[Cell("error ", Mood.BAD), Cell(text)], indent=2) for text in found),
@@ -92,9 +91,9 @@ def node_page(look: Look) -> Page:
     ]
 
 
-def _title(look: Look, found: list[str]) -> Row:
+def _title(look: Look, found: Sequence[str]) -> Row:
     name = Cell(f"node {look.config.node_name}  ", Mood.HEAD)
-    if well(look):
+    if well(look, found):
         return [name, Cell("well", Mood.GOOD)]
     if look.ready is None:
         said = f"; the last that its agent said is {look.status.phase}" if look.status.phase else ""
@@ -176,13 +175,13 @@ def _peer(name: str, peer: Peer, now: float) -> Row:
     ]
 
 
-def node_json(look: Look) -> dict[str, object]:
+def node_json(look: Look, found: Sequence[str]) -> dict[str, object]:
     """For scripts; docs/status.md describes it."""
     link, device, status = look.link, look.device, look.status
     return {
         "node": look.config.node_name,
-        "well": well(look),
-        "faults": faults(look),
+        "well": well(look, found),
+        "faults": list(found),
         "untold": list(look.untold),
         "agent": {"atWork": look.at_work, "ready": look.ready, "phase": status.phase, "version": status.version},
         "link": link

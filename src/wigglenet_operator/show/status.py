@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 from wigglenet_operator.errors import ConfigError, WigglenetError
@@ -20,8 +21,9 @@ UNKNOWN_HOST = "unknown"
 class View:
     """What one look has shown."""
 
-    page: Page
-    json: dict[str, object]
+    page: Callable[[], Page]
+    """Either takes 0.1 s for a thousand peers, and one of them is wanted."""
+    json: Callable[[], dict[str, object]]
     well: bool | None
     """None if it cannot be told."""
 
@@ -32,14 +34,16 @@ Looks = Callable[[], Coroutine[None, None, View]]
 def node_looks(environment: Mapping[str, str]) -> Looks:
     """Looks at this node; ConfigError if it is set wrongly."""
     from wigglenet_operator.show.look import look  # noqa: PLC0415 - a look at a cluster needs none of it
-    from wigglenet_operator.show.node import node_json, node_page, well  # noqa: PLC0415 - as above
+    from wigglenet_operator.show.node import faults, node_json, node_page, well  # noqa: PLC0415 - as above
 
     settings = read_settings({"KUBERNETES_SERVICE_HOST": UNKNOWN_HOST, **environment})
     config = settings.config()
 
     async def see() -> View:
-        found = await look(config, host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
-        return View(page=node_page(found), json=node_json(found), well=well(found))
+        seen = await look(config, host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
+        found = faults(seen)
+        page, json = partial(node_page, seen, found), partial(node_json, seen, found)
+        return View(page=page, json=json, well=well(seen, found))
 
     return see
 
@@ -53,7 +57,7 @@ def cluster_looks(kubeconfig: str | None, context: str | None) -> Looks:
     async def see() -> View:
         async with kubeconfig_client(kubeconfig, context) as api:
             nodes = [view(body) for body in await list_node_bodies(api, whole=False)]
-        return View(page=cluster_page(nodes), json=cluster_json(nodes), well=well(nodes))
+        return View(page=partial(cluster_page, nodes), json=partial(cluster_json, nodes), well=well(nodes))
 
     return see
 
@@ -62,9 +66,9 @@ def show_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
     """Look once; whether all is well."""
     view = asyncio.run(looks())
     if as_json:
-        stream.write(json.dumps(view.json, indent=2) + "\n")
+        stream.write(json.dumps(view.json(), indent=2) + "\n")
     else:
-        show(view.page, stream)
+        show(view.page(), stream)
     return view.well
 
 
@@ -79,14 +83,18 @@ def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None
                 except ConfigError:
                     raise
                 except WigglenetError as error:
-                    cannot = Line(cells=[Cell("cannot be told ", Mood.DOUBTFUL), Cell(str(error))])
-                    view = View(page=[cannot], json={"well": None, "untold": [str(error)]}, well=None)
+                    view = _unseen(str(error))
                 well = view.well
                 if as_json:
-                    stream.write(json.dumps(view.json) + "\n")
+                    stream.write(json.dumps(view.json()) + "\n")
                     stream.flush()
                 else:
-                    put(view.page)
+                    put(view.page())
                 time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return well
+
+
+def _unseen(why: str) -> View:
+    line = Line(cells=[Cell("cannot be told ", Mood.DOUBTFUL), Cell(why)])
+    return View(page=lambda: [line], json=lambda: {"well": None, "untold": [why]}, well=None)
