@@ -32,9 +32,9 @@ from wigglenet_operator.model.report import TurnReport
 from wigglenet_operator.plan.desired import IDENTITY, PUBLIC_KEY, STATUS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Foreseen:
-    """A turn that has not been."""
+    """A turn that has not been; without a repr, as `show.status.View`."""
 
     report: TurnReport
     changes: Mapping[str, Changes[Any, Any]]

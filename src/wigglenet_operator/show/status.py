@@ -17,9 +17,13 @@ UNKNOWN_HOST = "unknown"
 """On the host itself nobody sets where the API server is; whoever needs it says so."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class View:
-    """What one look has shown."""
+    """What one look has shown.
+
+    Without a repr: asyncio.run makes one of what a coroutine returned, on its way back to the old handler of SIGINT
+    (CPython 3.11, signal._int_to_enum), and of a thousand peers that is 0.1 s.
+    """
 
     page: Callable[[], Page]
     """Either takes 0.1 s for a thousand peers, and one of them is wanted."""
