@@ -147,6 +147,7 @@ def bench(session: nox.Session) -> None:
     run(session, "python", "-m", "tests.bench.firewall")
     run(session, "python", "-m", "tests.bench.plan")
     run(session, "python", "-m", "tests.bench.metrics")
+    run(session, "python", "-m", "tests.bench.status")
 
 
 @nox.session(default=False)

@@ -102,6 +102,16 @@ def test_a_dead_agents_node_is_shown_by_the_kernel_and_the_api_server(lab: Lab, 
     assert "cannot be told" not in said
 
 
+def test_an_agent_without_its_api_server_still_knows_its_peers(lab: Lab, node: LabNode) -> None:
+    node.place.run("ip", "link", "set", "api0", "down")
+
+    _, said = ask(node, "status")
+
+    assert "agent         ready" in said
+    assert all(f"\n{name} " in said for name in lab.nodes if name != "a")
+    assert "cannot be told" not in said
+
+
 def test_with_neither_agent_nor_api_server_the_kernel_is_shown(node: LabNode) -> None:
     node.kill()
     node.place.run("ip", "link", "set", "api0", "down")
