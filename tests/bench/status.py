@@ -1,6 +1,6 @@
 """What a person waits for: `status` on a node with a thousand peers, and every `--help`.  `nox -s bench`.
 
-The floor of `status`, run apart from it, is what the machine needs to start the interpreter and to have `wg` list the same peers.
+The floor of `status`, run apart from it, is what it takes to start the interpreter and to have `wg` list the same peers.
 """
 
 import argparse
