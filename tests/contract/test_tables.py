@@ -299,7 +299,7 @@ def test_an_advertised_default_route_outlives_that_this_node_becomes_a_router(pl
     async def become_a_router() -> None:
         async with Rtnl(LINK) as rtnl:
             wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
-            table = SysctlTable(wanted, rtnl.advertised)
+            table = SysctlTable(wanted, rtnl.advertised, lambda _: None)
             assert rtnl.advertised() == {"eth9"}
             actual = await table.observe()
             listening = {name: "2" for name in actual if name.endswith("accept_ra")}

@@ -13,6 +13,7 @@ from typing import Any, Self
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
+from wigglenet_operator.kernel.former_sysctls import FormerSysctls
 from wigglenet_operator.kernel.keys import KeyFileTable, PrivateKey, load_or_create
 from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kernel.ports import NetworkSource
@@ -35,6 +36,8 @@ from wigglenet_operator.plan.desired import plan_sysctls
 
 log = logging.getLogger(__name__)
 BOOT_MARKER = Path("/run/wigglenet/boot")
+FORMER_SYSCTLS = BOOT_MARKER.with_name("sysctls")
+"""What settings were before the first start."""
 
 
 class Mesh:
@@ -86,7 +89,8 @@ class Mesh:
             }
         if not self._config.firewall_only:
             sysctls = plan_sysctls(self._config, BOTH)
-            tables = {**tables, "sysctls": SysctlTable(sysctls, self._rtnl.advertised)}
+            former = FormerSysctls(FORMER_SYSCTLS, link=self._config.link)
+            tables = {**tables, "sysctls": SysctlTable(sysctls, self._rtnl.advertised, former.remember)}
         return tables
 
     def started(self) -> str:

@@ -1,7 +1,7 @@
 """Kernel settings below /proc/sys, by path. Source: kernel, Documentation/networking/ip-sysctl.rst."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
@@ -37,37 +37,48 @@ def ip_versions(root: Path = Path("/"), *, of: str = "all") -> frozenset[int]:
 class SysctlTable:
     """The settings that a plan may name, and accept_ra of links whose default route a router advertisement made."""
 
-    def __init__(self, names: Iterable[str], advertised: Callable[[], Iterable[str]], root: Path = Path("/")) -> None:
-        """`advertised` tells those links by name."""
-        self._names, self._advertised = tuple(names), advertised
+    def __init__(
+        self,
+        names: Iterable[str],
+        advertised: Callable[[], Iterable[str]],
+        remember: Callable[[Mapping[str, str]], None],
+        root: Path = Path("/"),
+    ) -> None:
+        """`advertised` tells those links by name, `remember` is called with what will be written."""
+        self._names, self._advertised, self._remember = tuple(names), advertised, remember
         self._settings = settings_below(root)
 
     async def observe(self) -> dict[str, str]:
         """Value by path; a setting that does not exist (its link is missing) is not in it."""
-        found = {name: value for name in self._names if (value := self._read(name)) is not None}
+        found = {name: value for name in self._names if (value := read_setting(self._settings, name)) is not None}
         accepting = (f"net/ipv6/conf/{link}/{ACCEPT_RA}" for link in self._advertised())
-        return found | {name: value for name in accepting if (value := self._read(name)) in KERNELS}
+        return found | {name: value for name in accepting if (value := read_setting(self._settings, name)) in KERNELS}
 
     async def apply(self, changes: Changes[str, str]) -> None:
         """Write every setting that can be written; each change is logged, for it concerns the whole node.
 
         accept_ra comes first: forwarding would drop the default route of an advertisement at once, and for good.
         """
+        self._remember(changes.put)
         first = [name for name in changes.put if name.endswith(ACCEPT_RA)]
         for names in (first, [name for name in changes.put if name not in first]):
-            await attempt_all(self._write(name, changes.put[name]) for name in names)
+            await attempt_all(write_setting(self._settings, name, changes.put[name]) for name in names)
 
-    def _read(self, name: str) -> str | None:
-        try:
-            return (self._settings / name).read_text().strip()
-        except FileNotFoundError:
-            return None
-        except OSError as error:  # a link that goes while it is read: EINVAL, ENODEV
-            raise KernelError(f"read {name}: {error.strerror}") from error
 
-    async def _write(self, name: str, value: str) -> None:
-        try:
-            (self._settings / name).write_text(value)
-        except OSError as error:
-            raise KernelError(f"set {name} to {value}: {error.strerror}") from error
-        log.info("set %s = %s", name, value)
+def read_setting(settings: Path, name: str) -> str | None:
+    """Its value; None if it does not exist, KernelError if it cannot be read."""
+    try:
+        return (settings / name).read_text().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # a link that goes while it is read: EINVAL, ENODEV
+        raise KernelError(f"read {name}: {error.strerror}") from error
+
+
+async def write_setting(settings: Path, name: str, value: str) -> None:
+    """Write it, and log that; KernelError if it is refused."""
+    try:
+        (settings / name).write_text(value)
+    except OSError as error:
+        raise KernelError(f"set {name} to {value}: {error.strerror}") from error
+    log.info("set %s = %s", name, value)
