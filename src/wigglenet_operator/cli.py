@@ -63,6 +63,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     install.add_argument("source", type=Path, help="a directory of plugins")
     install.add_argument("target", type=Path, help="the node's, as a rule /opt/cni/bin")
+    cleanup = command(
+        "cleanup",
+        _cleanup,
+        does="remove from this node what its agent made, and give back the settings that it changed; by the agent's settings",
+        example="cleanup --dry-run",
+    )
+    cleanup.add_argument("--purge", action="store_true", help="the private key and the pods' leases of addresses, too")
+    cleanup.add_argument("--dry-run", action="store_true", help="say what would be removed, also beside the agent")
     plan = command(
         "plan",
         _plan,
@@ -133,6 +141,20 @@ def _install_plugins(arguments: argparse.Namespace) -> int:
     logs.setup()
     install_plugins(arguments.source, arguments.target)
     return DONE
+
+
+def _cleanup(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator.settings import read_settings
+
+    settings = read_settings({"KUBERNETES_SERVICE_HOST": "unknown", **os.environ})  # on a node that has lost its API server
+    import asyncio
+
+    from wigglenet_operator.agent.cleanup import clean
+    from wigglenet_operator.kube.access import ApiAccess
+
+    access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
+    whole = asyncio.run(clean(settings.config(), access, purge=arguments.purge, dry_run=arguments.dry_run, say=print))
+    return DONE if whole else NOT_SO
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ DaemonSet, and wireguard-go comes back by itself as its container would.
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -110,6 +111,13 @@ class LabNode:
         except subprocess.TimeoutExpired:
             stop(second)
         return second.returncode, self.path(log).read_text()
+
+    def cleanup(self, *arguments: str) -> tuple[int, str]:
+        """Remove what the agent made, by its settings: the exit status and what it said."""
+        command = self.place.argv(sys.executable, "-m", "wigglenet_operator", "cleanup", *arguments)
+        environment = {"PATH": os.environ["PATH"], **self.environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def stop_agent(self) -> int:
         """SIGTERM, as on an upgrade; the exit status."""

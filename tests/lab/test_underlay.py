@@ -153,6 +153,28 @@ def test_a_node_keeps_its_advertised_default_route_when_the_agent_turns_forwardi
     assert "Deleted default" not in events()
 
 
+def test_a_node_keeps_its_advertised_default_route_when_cleanup_turns_forwarding_off(advertised: tuple[Lab, LabNode]) -> None:
+    """Also if that was on for another link: turning it on there again drops a route that has come since it was turned on."""
+    lab, a = advertised
+    a.place.run("sysctl", "-qw", "net.ipv6.conf.api0.forwarding=1")
+    eventually(lambda: advertised_routes(a), what="the route, which that has dropped, has come again")
+    lab.start(a)
+    a.wait_ready()
+    a.place.run("ip", "-6", "route", "flush", "default")
+    eventually(lambda: advertised_routes(a), what="the route has come again")
+    events = watch_routes(a)
+    a.stop_agent()
+    if a.wireguard_kind() == "tun":
+        a.abandon_wireguard()
+    status, said = a.cleanup()
+
+    assert status == 0, said
+    settings = [f"net.ipv6.conf.{name}" for name in ("all.forwarding", "api0.forwarding", "eth0.accept_ra")]
+    assert a.place.run("sysctl", "-n", *settings).split() == ["0", "1", "1"]
+    assert renewed(a)
+    assert "Deleted default" not in events()
+
+
 def test_forwarding_alone_takes_an_advertised_default_route_away(advertised: tuple[Lab, LabNode]) -> None:
     """The test above can fail: this is what the agent has to prevent."""
     _, a = advertised

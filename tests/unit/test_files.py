@@ -9,7 +9,9 @@ import pytest
 
 from tests.builders import nets
 from wigglenet_operator.errors import ConfigError, KernelError
-from wigglenet_operator.kernel.cni_file import CniFileTable
+from wigglenet_operator.kernel.cni_file import CniFileTable, leased
+from wigglenet_operator.kernel.files import OwnFiles
+from wigglenet_operator.kernel.former_sysctls import FormerSysctls
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
 from wigglenet_operator.kernel.pod_file import LARGEST, MOST, PodFile
 from wigglenet_operator.kernel.sysctls import SysctlTable, ip_versions
@@ -164,6 +166,10 @@ def test_a_marker_that_tells_nothing_leaves_no_cni_file_of_who_knows_which_boot(
 FORWARDING = "net/ipv6/conf/all/forwarding"
 
 
+def forget(_: object) -> None:
+    """What settings were concerns another test."""
+
+
 def proc(tmp_path: Path, *, accept_ra: str, sys: str = "proc/sys") -> Path:
     settings = {FORWARDING: "0", "net/ipv4/ip_forward": "0", "net/ipv6/conf/eth0/accept_ra": accept_ra}
     for name, value in settings.items():
@@ -178,7 +184,7 @@ def proc(tmp_path: Path, *, accept_ra: str, sys: str = "proc/sys") -> Path:
 def test_accept_ra_is_seen_where_a_default_route_was_advertised_and_the_kernel_listens(
     tmp_path: Path, accept_ra: str, links: list[str], seen: str | None
 ) -> None:
-    table = SysctlTable([FORWARDING], lambda: links, proc(tmp_path, accept_ra=accept_ra))
+    table = SysctlTable([FORWARDING], lambda: links, forget, proc(tmp_path, accept_ra=accept_ra))
 
     assert asyncio.run(table.observe()).get("net/ipv6/conf/eth0/accept_ra") == seen
 
@@ -188,7 +194,7 @@ def test_a_container_writes_the_nodes_settings_where_it_has_them(tmp_path: Path)
     root = proc(tmp_path, accept_ra="1", sys="host/proc/sys")
 
     async def forward() -> None:
-        table = SysctlTable([FORWARDING], list, root)
+        table = SysctlTable([FORWARDING], list, forget, root)
         await table.apply(diff(await table.observe(), {FORWARDING: "1"}))
 
     asyncio.run(forward())
@@ -198,7 +204,7 @@ def test_a_container_writes_the_nodes_settings_where_it_has_them(tmp_path: Path)
 
 def test_a_setting_of_a_missing_link_is_not_there_and_names_itself_when_written(tmp_path: Path) -> None:
     async def write() -> None:
-        table = SysctlTable(["net/ipv4/conf/wigglenet/rp_filter"], list, tmp_path)
+        table = SysctlTable(["net/ipv4/conf/wigglenet/rp_filter"], list, forget, tmp_path)
         assert await table.observe() == {}
         with pytest.raises(KernelError, match="set net/ipv4/conf/wigglenet/rp_filter to 2: No such file"):
             await table.apply(diff({}, {"net/ipv4/conf/wigglenet/rp_filter": "2"}))
@@ -277,3 +283,75 @@ def test_a_new_link_has_ipv6_where_nothing_disables_it(
 
     assert ip_versions(tmp_path, of="default") == expected
     assert ip_versions(tmp_path) == ({4, 6} if every == "0" else {4}), "links that are there keep it"
+
+
+def test_the_own_files_that_are_there_go_and_a_directory_only_if_nothing_else_is_in_it(tmp_path: Path) -> None:
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for path in (shared / "ours", shared / "theirs", own / "ours", own / "tree/leaf"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (own / "link").symlink_to(shared)
+    gone = [shared / "ours", own / "ours", own / "tree", own / "link", own / "never"]
+
+    async def remove() -> None:
+        files = OwnFiles(gone, homes=[shared, own, tmp_path / "nowhere"])
+        assert list(await files.observe()) == [*map(str, [*gone[:-1], own])]
+        await files.apply(diff(await files.observe(), {}))
+        assert await files.observe() == {}
+
+    asyncio.run(remove())
+    assert [*tmp_path.rglob("*")] == [shared, shared / "theirs"]
+
+
+def test_files_that_cannot_be_removed_are_named_and_the_others_go() -> None:
+    async def remove() -> None:
+        with pytest.raises(KernelError, match=r"^remove /proc/self/stat: Operation not permitted$"):
+            await OwnFiles([]).apply(diff({"/proc/self/stat": None, "/nowhere/at/all": None}, {}))
+
+    asyncio.run(remove())
+
+
+def test_leases_are_told_by_pod(tmp_path: Path) -> None:
+    written = {"10.1.0.2": "one\r\neth0", "fd00::2": "one\neth0", "10.1.0.3": "two", "lock": "", "last_reserved_ip.0": "x"}
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+
+    assert leased(tmp_path) == {"one": ["10.1.0.2", "fd00::2"], "two": ["10.1.0.3"]}
+    assert leased(tmp_path / "nowhere") == {}
+
+
+def former(tmp_path: Path, **written: str) -> FormerSysctls:
+    """Of a node with these settings now."""
+    for name, value in written.items():
+        path = tmp_path / "proc/sys" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+    return FormerSysctls(tmp_path / "run/sysctls", link="wigglenet", root=tmp_path)
+
+
+def test_a_setting_is_as_before_unless_somebody_else_has_set_it(tmp_path: Path) -> None:
+    names = ("net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/eth1/accept_ra", "net/ipv4/conf/wigglenet/rp_filter")
+    settings = former(tmp_path, **{name.replace("/", "__"): "1" for name in names})
+    settings.remember(dict.fromkeys(names, "2"))
+    for value in ("2", "0"):
+        former(tmp_path, **{names[0].replace("/", "__"): "2", names[1].replace("/", "__"): value})
+        settings.remember(dict.fromkeys(names, "2"))  # of the first time it is
+
+    actual = asyncio.run(settings.observe())
+    assert actual == {names[0]: "2", names[1]: "0"}, "what belongs to our link goes with it"
+    assert settings.desired() == {names[0]: "1", names[1]: "0"}
+    assert settings.foreign() == {names[1]: "0"}
+
+
+def test_what_cannot_be_remembered_is_logged_and_what_cannot_be_read_is_never_overwritten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/sysctls").write_text("[1]")
+    settings = former(tmp_path, net__ipv4__ip_forward="0")
+    settings.remember({"net/ipv4/ip_forward": "1"})
+
+    assert "cannot be remembered" in caplog.text
+    assert (tmp_path / "run/sysctls").read_text() == "[1]"
+    with pytest.raises(KernelError, match="run/sysctls, which has what settings were"):
+        asyncio.run(settings.observe())

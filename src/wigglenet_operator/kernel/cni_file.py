@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 from wigglenet_operator.errors import KernelError
@@ -13,6 +14,17 @@ log = logging.getLogger(__name__)
 CONFIGURATIONS = (".conf", ".conflist", ".json")
 """What container runtimes read of the directory, and of that the first by name (libcni, ConfFiles)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def leased(directory: Path) -> dict[str, list[str]]:
+    """Addresses by the id of the pod's sandbox, as host-local keeps them in the network's directory; may be empty."""
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):  # no directory, no pods
+        for path in sorted(directory.iterdir()):
+            with suppress(ValueError, OSError):  # its lock, what it gave last, a lease that ends meanwhile
+                address, sandbox = str(ip_address(path.name)), path.read_text().partition("\n")[0].strip()
+                found.setdefault(sandbox, []).append(address)
+    return found
 
 
 class CniFileTable:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from wigglenet_operator.model.facts import IPNetwork
 
+NETWORK = "wigglenet"
 DATA_DIR = "/run/cni-ipam-state"
+"""Has the leases of each network below its name."""
 CNI_VERSION = "1.0.0"
 """What Debian 12's plugins speak at most (they refuse 1.1.0)."""
 
@@ -21,4 +23,4 @@ def render_conflist(networks: Sequence[IPNetwork], *, mtu: int) -> str:
     ipam = {"type": "host-local", "dataDir": DATA_DIR, "ranges": ranges, "routes": routes}
     ptp = {"type": "ptp", "mtu": mtu, "ipMasq": False, "ipam": ipam}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps({"cniVersion": CNI_VERSION, "name": "wigglenet", "plugins": [ptp, portmap]}, indent=2) + "\n"
+    return json.dumps({"cniVersion": CNI_VERSION, "name": NETWORK, "plugins": [ptp, portmap]}, indent=2) + "\n"
