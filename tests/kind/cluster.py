@@ -105,7 +105,7 @@ class Cluster(Mesh["ProbePod"]):
 
     def uninstall(self) -> None:
         """Delete what was applied."""
-        self.kubectl("delete", "-k", str(self._installed))
+        self.kubectl("delete", "-k", str(self._installed), "--ignore-not-found")
 
     def probe(self) -> None:
         """Apply the probes; wait until each node has its own."""
@@ -120,6 +120,10 @@ class Cluster(Mesh["ProbePod"]):
     def kubectl(self, *arguments: str, check: bool = True) -> str:
         """The standard output of kubectl against this cluster."""
         return run("kubectl", "--kubeconfig", str(self._kubeconfig), *arguments, check=check)
+
+    def shell(self, command: str) -> str:
+        """The standard output of what an administrator types in a clone."""
+        return run("env", f"KUBECONFIG={self._kubeconfig}", "sh", "-ec", f"cd '{ROOT}'\n{command}", seconds=400)
 
     def get(self, *what: str) -> Json:
         """Objects as kubectl gives them in JSON."""

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.kind.cluster import IPTABLES, PROBE_IMAGE, Cluster, ToolError
+from tests.kind.cluster import IPTABLES, PROBE_IMAGE, ROOT, Cluster, ToolError
 from tests.lab.wait import eventually
 
 
@@ -80,6 +80,45 @@ def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: 
     for probe in ("probe", "node-probe"):
         cluster.rolled_out(probe, namespace="default")
     cluster.expect_mesh(seconds=60)
+
+
+OURS = r"""
+ip -o link show wigglenet
+ip route show proto 157; ip -6 route show proto 157
+nft list tables | grep wigglenet
+find /etc/cni/net.d /etc/wigglenet /run/wigglenet ! -type d | grep -v -e loopback
+"""
+"""What the agent leaves on a node, a line each."""
+LEASES = "find /run/cni-ipam-state ! -type d"
+
+
+def test_what_the_readme_says_to_remove_it_all_leaves_nothing_on_a_node(cluster: Cluster) -> None:
+    """And the key only until it is purged."""
+    end, *jobs, forget, _ = commands("## Remove it all")
+    for name in cluster.nodes():
+        cluster.on_node(name, "touch", "/etc/wigglenet/private.key.corrupt-1")
+    before = {name: set(cluster.get("node", name)["metadata"]["annotations"]) for name in cluster.nodes()}
+    cluster.shell(end)
+    said = [cluster.shell(command) for command in jobs][-1]
+
+    assert said.count("removed table inet wigglenet\n") == len(before)
+    for name, annotated in before.items():
+        keys = {f"/etc/wigglenet/private.key{aside}" for aside in ("", ".corrupt-1")}
+        assert set(cluster.on_node(name, "sh", "-c", f"{OURS} true").splitlines()) == keys
+        now = set(cluster.get("node", name)["metadata"]["annotations"])
+        assert now == {each for each in annotated if not each.startswith("wigglenet/")}
+    cluster.shell(forget)
+    said = [cluster.shell(command.replace("s|THIS", r"s|args: .*|args: [cleanup, --purge]|; s|THIS")) for command in jobs][-1]
+    assert said.count("removed /etc/wigglenet/private.key\n") == len(before)
+    for name in before:
+        assert cluster.on_node(name, "sh", "-c", f"{OURS} {LEASES}") == ""
+    cluster.shell(forget)
+
+
+def commands(section: str) -> list[str]:
+    """What the section's command block has an administrator type."""
+    text = (ROOT / "README.md").read_text().partition(f"\n{section}\n")[2]
+    return re.findall(r"^\$ (.*)$", text.partition("```console\n")[2].partition("```")[0], re.MULTILINE)
 
 
 def test_what_was_applied_can_be_deleted_and_the_api_server_has_nothing_of_it(cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from wigglenet_operator.agent.mesh import BOOT_MARKER
 from wigglenet_operator.agent.serve import health_pages
 from wigglenet_operator.kernel.sysctls import WRITABLE
 from wigglenet_operator.model.facts import NodeName
-from wigglenet_operator.plan.cni import render_conflist
+from wigglenet_operator.plan.cni import DATA_DIR, render_conflist
 from wigglenet_operator.plan.desired import NODE_IPS, POD_CIDRS, PUBLIC_KEY, STATUS
 from wigglenet_operator.settings import Settings, read_settings
 
@@ -120,6 +120,24 @@ def test_the_policy_allows_what_the_agent_publishes() -> None:
     published = next(one["expression"] for one in policy["spec"]["variables"] if one["name"] == "published")
 
     assert set(yaml.safe_load(published)) == {PUBLIC_KEY, NODE_IPS, POD_CIDRS, STATUS}
+
+
+def test_cleanup_is_the_agent_with_less() -> None:
+    """Its token is of the agent's account, which may change its own Node only; what it has more is the plugins' leases."""
+    job = yaml.safe_load((MANIFESTS / "cleanup.yaml").read_text())["spec"]["template"]["spec"]
+    daemon = objects("install.yaml")["DaemonSet", "wigglenet-operator"]["spec"]["template"]["spec"]
+    (own,), agents = job["containers"], agent("install.yaml")
+    leases = {"name": "leases", "hostPath": {"path": DATA_DIR, "type": "DirectoryOrCreate"}}
+    pod = ("serviceAccountName", "priorityClassName", "hostNetwork", "enableServiceLinks", "tolerations", "securityContext")
+
+    assert [job[field] for field in pod] == [daemon[field] for field in pod]
+    assert [own[field] for field in ("image", "env", "resources")] == [agents[field] for field in ("image", "env", "resources")]
+    mine, theirs = own["securityContext"].pop("capabilities"), agents["securityContext"].pop("capabilities")
+    assert (own["securityContext"], mine["drop"]) == (agents["securityContext"], theirs["drop"])
+    assert set(mine["add"]) < set(theirs["add"])
+    assert [volume for volume in job["volumes"] if volume not in daemon["volumes"]] == [leases]
+    added = [mount for mount in own["volumeMounts"] if mount not in agents["volumeMounts"]]
+    assert added == [{"name": "leases", "mountPath": DATA_DIR}]
 
 
 def test_what_the_readme_names_is_there() -> None:
