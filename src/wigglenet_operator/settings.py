@@ -1,6 +1,6 @@
 """The environment -> AgentConfig, or one message with every mistake; the only reader of the environment.
 
-Source of names, defaults and ranges: README, "Settings".
+The string below each setting is its meaning in docs/configuration.md (`nox -s docs`).
 """
 
 import re
@@ -88,50 +88,80 @@ class Settings(BaseModel):
     """The environment variables of this version, by their names."""
 
     NODE_NAME: Annotated[str, Field(min_length=1, max_length=253, description="the name of this node's Node object")]
+    """This node's Node object (in a DaemonSet `fieldRef: spec.nodeName`)."""
     WIGGLENET_IFACE_NAME: Annotated[
         LinkName, Field(description="1-15 characters, no slash, colon, blank, quote, asterisk or backslash")
     ] = "wigglenet"
+    """Name of the WireGuard link."""
     WIGGLENET_WG_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 24601
+    """UDP port of WireGuard; the same on every node."""
     WIGGLENET_PRIVKEY_PATH: AbsolutePath = PurePath("/etc/wigglenet/private.key")
+    """The private key; made if missing, mode 0600."""
     WIGGLENET_WG_IMPLEMENTATION: Annotated[
         WireGuardKind | None, BeforeValidator(_auto), Field(description="auto, kernel or userspace")
     ] = None
+    """Who implements WireGuard where there is no link yet; `auto` is the kernel if it can, else userspace."""
     WIGGLENET_MTU: Annotated[
         Annotated[int, Field(ge=MIN_MTU, le=65455)] | None,
         BeforeValidator(_auto),
         Field(description=f"auto, or {MIN_MTU}-65455"),
     ] = None
+    """MTU of link and pods; `auto` is the smallest MTU of the routes to endpoints minus 80 (60 with `WG_IP_FAMILY=ipv4`)."""
     WIGGLENET_KEEPALIVE: Annotated[int, Field(ge=0, le=65535, description="0-65535 seconds")] = 0
+    """Seconds between persistent keepalives to every peer, 0 is off; a node behind NAT needs 25."""
     WG_IP_FAMILY: Annotated[Literal["ipv4", "ipv6", "dualstack"], Field(description="ipv4, ipv6 or dualstack")] = "dualstack"
+    """IP versions that may carry the tunnel; the same on every node."""
     NODE_IP_INTERFACES: Annotated[
         tuple[LinkName, ...], BeforeValidator(_words), Field(description="names of links, separated by commas")
     ] = ()
+    """Links of this node whose global addresses are announced too."""
     POD_CIDR_SOURCE_IPV4: Source = PodNetworkSource.SPEC
+    """Where this node's IPv4 pod networks are from."""
     POD_CIDR_SOURCE_IPV6: Source = PodNetworkSource.SPEC
+    """Where this node's IPv6 pod networks are from."""
     POD_CIDR_SOURCE_PATH: OptionalPath = None
+    """The file with pod networks, where a source is `file`."""
     NATIVE_ROUTING_IPV4: Switch = False
+    """The underlay knows the way to every IPv4 pod: no tunnel, nothing encrypted; the same on every node."""
     NATIVE_ROUTING_IPV6: Switch = False
+    """The underlay knows the way to every IPv6 pod: no tunnel, nothing encrypted; the same on every node."""
     CNI_CONFIG_PATH: AbsolutePath = PurePath("/etc/cni/net.d/10-wigglenet.conflist")
+    """The CNI configuration that is written."""
     MASQUERADE_IPV4: Switch = True
+    """IPv4 packets of pods to the world get the node's address."""
     MASQUERADE_IPV6: Switch = True
+    """IPv6 packets of pods to the world get the node's address."""
     NON_MASQUERADE_CIDRS: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
         BeforeValidator(_words),
         BeforeValidator(_without_zone),
         Field(description="networks without host bits, separated by commas"),
     ] = ()
+    """Further destinations that see pods' own addresses."""
     FILTER_IPV4: Switch = False
+    """Pods take new IPv4 connections of the cluster only."""
     FILTER_IPV6: Switch = False
+    """Pods take new IPv6 connections of the cluster only."""
     FIREWALL_ONLY: Switch = False
+    """Another plugin makes the pod network; only masquerade and filter are this agent's."""
     FIREWALL_BACKEND: Annotated[Literal["nftables", "iptables"], Field(description="nftables")] = "nftables"
+    """The only one; `iptables`, which Wigglenet knew, is accepted with a warning."""
     HEALTH_BIND_ADDR: BindAddress = Bind(host=ip_address("127.0.0.1"), port=9092)
+    """Where `/healthz`, `/readyz` and `/status` are; the manifests' probes ask there."""
     ENABLE_METRICS: Switch = False
+    """Serve `/metrics` for Prometheus."""
     METRICS_BIND_ADDR: BindAddress = Bind(host=None, port=9091)
+    """Where `/metrics` is."""
     METRICS_TLS_CERT_FILE: OptionalPath = None
+    """PEM; with the key HTTPS, and never plain HTTP; read again when it changes."""
     METRICS_TLS_KEY_FILE: OptionalPath = None
+    """PEM; the certificate's key."""
     METRICS_TLS_CLIENT_CA_FILE: OptionalPath = None
+    """PEM; whoever scrapes must show a certificate of this CA."""
     KUBERNETES_SERVICE_HOST: Annotated[str, Field(min_length=1, description="a name or address of the API server")]
+    """The API server; Kubernetes sets it in every container."""
     KUBERNETES_SERVICE_PORT: Annotated[int, Field(ge=1, le=65535, description="1-65535")] = 443
+    """The API server's port; Kubernetes sets it in every container."""
 
     def config(self) -> AgentConfig:
         """The same in the words of `model`."""

@@ -273,30 +273,3 @@ def test_three_thousand_configurations_are_planned_or_refused_with_every_mistake
             assert planned.desired or planned.problems
 
     assert 0 < refused < 3000
-
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def test_the_readme_has_each_settings_default_and_range() -> None:
-    section = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|(.*?)\| (.*) \|$", section, re.MULTILINE)
-    told = {name: (default.strip(), meaning) for names, default, meaning in rows for name in re.findall(r"\w+", names)}
-
-    assert told.keys() == Settings.model_fields.keys()
-    for name, field in Settings.model_fields.items():
-        default, meaning = told[name]
-        assert default == shown(name, field.is_required(), field.default)
-        for bounds in re.findall(r"\d+-\d+", field.description or ""):
-            assert bounds in meaning, name
-
-
-def shown(name: str, required: bool, default: object) -> str:  # noqa: FBT001 - as pydantic has it
-    """As the table writes it."""
-    if required:
-        return "(required)"
-    if isinstance(default, bool):
-        return "`on`" if default else "`off`"
-    if default is None:
-        return "" if name.endswith(("PATH", "FILE")) else "`auto`"
-    return "" if default == () else f"`{default.value if isinstance(default, Enum) else default}`"
