@@ -156,6 +156,12 @@ def golden(session: nox.Session) -> None:
     run(session, "pytest", "tests/unit", "--update-golden", "-k", "golden")
 
 
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Write the generated tables of the documents anew."""
+    run(session, "pytest", "tests/unit/test_docs.py", "--update-golden", "-k", "generated")
+
+
 @nox.session(default=False, venv_backend="virtualenv")
 def lock(session: nox.Session) -> None:
     """Pin every dependency by hash, without a word of where it comes from."""

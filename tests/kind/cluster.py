@@ -99,7 +99,7 @@ class Cluster(Mesh["ProbePod"]):
         run("kind", "load", "image-archive", str(archive), "--name", self.name)
 
     def install(self, *components: str) -> None:
-        """Apply our manifests with some of their components, as the README says."""
+        """Apply our manifests with some of their components, as docs/install.md says."""
         self._installed = overlay(self._work, *components)
         self.kubectl("apply", "-k", str(self._installed))
 

@@ -21,12 +21,6 @@ def test_the_plan_of_the_example_is_the_golden_one(node: str, request: pytest.Fi
     assert printed == golden.read_text()
 
 
-def test_the_readme_shows_the_golden_plan() -> None:
-    head = (ROOT / "tests/golden/three-nodes-b.txt").read_text().split("file ")[0].strip()
-
-    assert head in (ROOT / "README.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,4 +1,4 @@
-"""Manifests, image and README agree on every name and number."""
+"""Manifests, image and documents agree on every name and number."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from wigglenet_operator.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
-README = (ROOT / "README.md").read_text()
+INSTALL = (ROOT / "docs/install.md").read_text()
 INSTALLS = ("install.yaml", "install-userspace.yaml")
 
 
@@ -102,8 +102,8 @@ def test_the_probes_ask_where_the_agent_answers(install: str) -> None:
 
 
 @pytest.mark.parametrize("mode", sorted(MANIFESTS.glob("modes/*")), ids=lambda path: path.name)
-def test_the_settings_of_a_mode_are_accepted_and_the_readme_names_it(mode: Path) -> None:
-    (change,) = yaml.safe_load((mode / "kustomization.yaml").read_text())["patches"]
+def test_the_settings_of_a_mode_are_accepted_and_the_documents_name_it(mode: Path) -> None:
+    change, *_ = yaml.safe_load((mode / "kustomization.yaml").read_text())["patches"]
     (patched,) = yaml.safe_load(change["patch"])["spec"]["template"]["spec"]["containers"]
     chosen = {variable["name"]: variable["value"] for variable in patched["env"]}
     settings = read_settings({"NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "10.96.0.1"} | chosen)
@@ -111,8 +111,8 @@ def test_the_settings_of_a_mode_are_accepted_and_the_readme_names_it(mode: Path)
     assert settings.model_fields_set > chosen.keys()
     if path := chosen.get("POD_CIDR_SOURCE_PATH"):
         assert {"name": "key", "mountPath": str(Path(path).parent)} in agent("install.yaml")["volumeMounts"]
-        assert f"`{path}`" in README
-    assert f"`{mode.relative_to(ROOT)}`" in README
+        assert f"`{path}`" in INSTALL
+    assert f"`{mode.relative_to(ROOT)}`" in INSTALL
 
 
 def test_the_policy_allows_what_the_agent_publishes() -> None:
@@ -140,13 +140,6 @@ def test_cleanup_is_the_agent_with_less() -> None:
     assert added == [{"name": "leases", "mountPath": DATA_DIR}]
 
 
-def test_what_the_readme_names_is_there() -> None:
-    for path in re.findall(r"`((?:manifests|kind|image|tests)/[\w./-]+)`", README):
-        assert (ROOT / path).exists(), path
-    assert set(re.findall(r"wigglenet-operator[:-](\d[\w.]*\d)", README)) <= {__version__}
-    assert [name for name in Settings.model_fields if f"`{name}`" not in README] == []
-
-
 def test_the_image_has_the_very_packages_that_are_tested() -> None:
     def pins(lock: str) -> set[str]:
         return {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
@@ -157,7 +150,7 @@ def test_the_image_has_the_very_packages_that_are_tested() -> None:
     assert {re.split("[^a-z0-9-]", name)[0] for name in needed} <= {pin.split("==")[0] for pin in shipped}
 
 
-def test_the_image_has_the_plugins_that_the_configuration_and_the_readme_name() -> None:
+def test_the_image_has_the_plugins_that_the_configuration_and_the_documents_name() -> None:
     built = set(re.findall(r"\$plugins/plugins/\w+/([\w-]+)", (ROOT / "Containerfile").read_text()))
     conflist = json.loads(render_conflist([ip_network("10.1.0.0/24")], mtu=1420))
     configured = {one["type"] for one in conflist["plugins"]} | {
@@ -165,8 +158,8 @@ def test_the_image_has_the_plugins_that_the_configuration_and_the_readme_name() 
     }
 
     assert built == configured | {"loopback"}
-    assert all(f"`{name}`" in README for name in built)
-    assert f"UDP port {Settings.model_fields['WIGGLENET_WG_PORT'].default} open" in README
+    assert all(f"`{name}`" in INSTALL for name in built)
+    assert f"UDP port {Settings.model_fields['WIGGLENET_WG_PORT'].default} open" in INSTALL
 
 
 @pytest.mark.parametrize("name", ["gcc", "x86_64-linux-gnu-gcc-12", "cc", "go", "pip3.11", "pip", "make", "wireguard-go", "ip"])

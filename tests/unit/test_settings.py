@@ -1,9 +1,6 @@
 """The environment: every mistake in one message, nothing silently ignored."""
 
-import re
 from dataclasses import replace
-from enum import Enum
-from pathlib import Path
 from random import Random
 
 import pytest

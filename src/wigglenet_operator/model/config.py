@@ -41,7 +41,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """The effective configuration of one agent; the meaning of each is in the README."""
+    """The effective configuration of one agent; the meaning of each is in docs/configuration.md."""
 
     node_name: NodeName
     link: str

@@ -51,7 +51,7 @@ def bounds(network: IPNetwork) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: README."""
+    """One Node object, reduced to what we use. Source: Kubernetes API, core/v1 Node; annotations: docs/configuration.md."""
 
     uid: NodeUID
     name: NodeName

@@ -3,8 +3,7 @@
 Every network and address that a Node says to have is a claim.  Claims are accepted greedily: first those that only the
 control plane can write (`spec.podCIDRs`), then `status.addresses`, then the agents' own annotations; among equals the
 older Node, then the smaller UID; last of all, in the same order, what only the past said.  A claim that overlaps an
-accepted one of another Node, or of another purpose, is refused and named; it blocks nothing.  Source: README, "Who owns an
-address".
+accepted one of another Node, or of another purpose, is refused and named; it blocks nothing.  Source: docs/security.md.
 """
 
 from bisect import bisect_left

@@ -1,7 +1,7 @@
 """What the firewall does with pods' packets: masquerade, filter, the right door, TCP's MSS.
 
 Everything that depends on the cluster is in sets, the rules depend on the settings and the length of this node's own networks:
-a Node that comes or goes is a change of a few elements.  Source: README, "Firewall".
+a Node that comes or goes is a change of a few elements.  Source: docs/firewall.md.
 """
 
 import re
