@@ -146,6 +146,8 @@ class Settings(BaseModel):
     """Another plugin makes the pod network; only masquerade and filter are this agent's."""
     FIREWALL_BACKEND: Annotated[Literal["nftables", "iptables"], Field(description="nftables")] = "nftables"
     """The only one; `iptables`, which Wigglenet knew, is accepted with a warning."""
+    WIGGLENET_NODE_CONDITION: Switch = False
+    """Have the own Node's condition `NetworkUnavailable` say whether its network is as it should be."""
     HEALTH_BIND_ADDR: BindAddress = Bind(host=ip_address("127.0.0.1"), port=9092)
     """Where `/healthz`, `/readyz` and `/status` are; the manifests' probes ask there."""
     ENABLE_METRICS: Switch = False
@@ -183,6 +185,7 @@ class Settings(BaseModel):
             filtered=_versions(self.FILTER_IPV4, self.FILTER_IPV6),
             non_masquerade=frozenset(self.NON_MASQUERADE_CIDRS),
             firewall_only=self.FIREWALL_ONLY,
+            node_condition=self.WIGGLENET_NODE_CONDITION,
             health=self.HEALTH_BIND_ADDR,
             metrics=self.METRICS_BIND_ADDR if self.ENABLE_METRICS else None,
             metrics_tls=self._metrics_tls(),

@@ -18,14 +18,16 @@ from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
 from wigglenet_operator.kernel.cni_file import CniFileTable, leased
 from wigglenet_operator.kernel.files import OwnFiles, unfinished
 from wigglenet_operator.kernel.former_sysctls import FormerSysctls
+from wigglenet_operator.kernel.link import HOLDERS
 from wigglenet_operator.kernel.nft import NftTable
 from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.kernel.ports import KeyedTable
 from wigglenet_operator.kernel.rtnl import RouteTable, Rtnl
 from wigglenet_operator.kernel.wg_uapi import UapiDevice
-from wigglenet_operator.kernel.wireguard import HOLDERS, DeviceTable, WireGuardLink
+from wigglenet_operator.kernel.wireguard import DeviceTable, WireGuardLink
 from wigglenet_operator.kube.access import ApiAccess, ask
-from wigglenet_operator.kube.publish import AnnotationTable
+from wigglenet_operator.kube.decode import NETWORK_UNAVAILABLE
+from wigglenet_operator.kube.publish import REASON, AnnotationTable, remove_condition
 from wigglenet_operator.model.changes import Changes, diff
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import Route, RouteKey, RouteKind
@@ -156,11 +158,28 @@ class _Cleanup:
         what = f"annotations of node {node}"
         try:
             async with self._access.client() as api:
-                there = await _annotated(api, node)
+                found = await _node(api, node)
+                await self._condition(api, found)
+                there = (found.get("metadata") or {}).get("annotations") or {}
                 table = AnnotationTable(api, node, names=PUBLISHED, published=lambda: there, answered=lambda _: None)
                 await self._part(what, table, lambda changes: (f"annotation {name}" for name in changes.remove))
         except (WigglenetError, OSError) as error:
             self._left(what, error)
+
+    async def _condition(self, api: ApiClient, node: Mapping[str, Any]) -> None:
+        """By its reason it is ours."""
+        conditions = (node.get("status") or {}).get("conditions") or ()
+        if not any((c.get("type"), c.get("reason")) == (NETWORK_UNAVAILABLE, REASON) for c in conditions):
+            return
+        what = f"condition {NETWORK_UNAVAILABLE} of node {self._config.node_name}"
+        try:
+            if not self._dry_run:
+                await remove_condition(api, self._config.node_name)
+        except ApiError as error:
+            self._left(what, error)
+            return
+        self._found = True
+        self._say(f"would remove {what}" if self._dry_run else f"removed {what}")
 
     async def _part(
         self,
@@ -189,15 +208,14 @@ class _Cleanup:
         self._say(f"NOT REMOVED {what}: {error}")
 
 
-async def _annotated(api: ApiClient, node: NodeName) -> Mapping[str, str]:
-    """What the Node has; nothing without one."""
+async def _node(api: ApiClient, node: NodeName) -> Mapping[str, Any]:
+    """The Node; empty without one."""
     try:
-        found = await ask(api, "GET", f"/api/v1/nodes/{node}", what=f"read node {node}", headers={})
+        return await ask(api, "GET", f"/api/v1/nodes/{node}", what=f"read node {node}", headers={})
     except ApiError as error:
         if error.status == HTTPStatus.NOT_FOUND:
             return {}
         raise
-    return (found.get("metadata") or {}).get("annotations") or {}
 
 
 def _paths(changes: Changes[str, Any]) -> Iterable[str]:

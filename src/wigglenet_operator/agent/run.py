@@ -16,8 +16,9 @@ from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.census import Census
+from wigglenet_operator.agent.condition import Condition
 from wigglenet_operator.agent.events import Events
-from wigglenet_operator.agent.health import Turned
+from wigglenet_operator.agent.health import Turned, hindrances
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.metrics import Meter
@@ -37,7 +38,7 @@ from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.kube.operator import KopfOperator
-from wigglenet_operator.kube.publish import AnnotationTable, publish_event
+from wigglenet_operator.kube.publish import AnnotationTable, publish_condition, publish_event
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, Version
 from wigglenet_operator.model.problems import Code
@@ -114,6 +115,7 @@ class _Agent:
             write=annotations.write,
             note=lambda problem, came: self._events.note(problem, came=came),
         )
+        self._condition = Condition(published=self._unavailable, publish=partial(publish_condition, api, config.node_name))
         self._last = WAITING
         self._unreadable: dict[NodeUID, Problem] = {}
 
@@ -143,6 +145,8 @@ class _Agent:
             ]
             if not self._config.firewall_only:
                 work.append(self._teller.keep_status())
+            if self._config.node_condition:
+                work.append(self._condition.keep())
             tasks = [group.create_task(coroutine) for coroutine in work]
             await stopped.wait()
             log.info("stopping; links, routes, firewall and the CNI file stay")
@@ -192,6 +196,10 @@ class _Agent:
     def _published(self) -> Mapping[str, str]:
         return self.store.published(self._config.node_name)
 
+    def _unavailable(self) -> tuple[str, str] | None:
+        own = self.store.own(self._config.node_name)
+        return own.network_unavailable if own else None
+
     async def _look(self, cluster: ClusterState) -> HostFacts:
         host = await self._mesh.look(cluster)
         return replace(host, dropping_chains=await self._others.dropping())
@@ -213,7 +221,7 @@ class _Agent:
             log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
             return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}")
         around = self._operator.problems() | self._census.problems() | self._events.problems()
-        around |= self._server.problems() | frozenset(self._unreadable.values())
+        around |= self._condition.problems() | self._server.problems() | frozenset(self._unreadable.values())
         self._last = report = replace(report, problems=report.problems | around)
         if report.contested - self._contested:
             self._census.request()
@@ -237,6 +245,8 @@ class _Agent:
     def _told(self, report: TurnReport, *, began: float, heard: float | None = None, stopped: bool = False) -> None:
         """Hand a turn to whoever asks from outside."""
         since, ended = dict(self._teller.ledger.since), time.monotonic()
+        if report.registered:
+            self._condition.judge(hindrances(report))
         self._server.turned(Turned(report=report, since=since, stopped=stopped, began=began, ended=ended, heard=heard))
 
     async def _publish(self, api: ApiClient, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it

@@ -20,6 +20,8 @@ MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 STRATEGIC_PATCH = {"Content-Type": "application/strategic-merge-patch+json"}
 JSON = {"Content-Type": "application/json"}
 COMPONENT = "wigglenet-operator"
+REASON = "WigglenetOperator"
+"""Of the condition: by it `cleanup` knows it."""
 
 
 EVENTS = "/api/v1/namespaces/default/events"
@@ -69,13 +71,13 @@ class AnnotationTable:
         self._answered(node)
 
 
-async def publish_condition(api: ApiClient, node: NodeName, *, status: str, reason: str, message: str) -> None:
+async def publish_condition(api: ApiClient, node: NodeName, status: str, message: str) -> None:
     """Set the own Node's condition NetworkUnavailable to `status`, "True" or "False"; ApiError if it cannot be.
 
     A strategic merge patch, for conditions are a list by type to which others write as well.
     """
     now = _now()
-    condition = {"type": NETWORK_UNAVAILABLE, "status": status, "reason": reason, "message": message}
+    condition = {"type": NETWORK_UNAVAILABLE, "status": status, "reason": REASON, "message": message}
     times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
     await _patch_conditions(api, node, {**condition, **times})
 

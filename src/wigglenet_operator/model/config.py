@@ -72,6 +72,8 @@ class AgentConfig:
     """Further destinations that see pods' own addresses."""
     firewall_only: bool = False
     """Whether another plugin makes the pod network: nothing but the firewall is this agent's."""
+    node_condition: bool = False
+    """Whether the own Node's condition NetworkUnavailable is kept."""
     health: Bind = Bind(host=IPv4Address("127.0.0.1"), port=9092)
     """Where it tells how this node is."""
     metrics: Bind | None = None
