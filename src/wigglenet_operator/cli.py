@@ -148,12 +148,14 @@ def _cleanup(arguments: argparse.Namespace) -> int:
 
     settings = read_settings({"KUBERNETES_SERVICE_HOST": "unknown", **os.environ})  # on a node that has lost its API server
     import asyncio
+    from functools import partial
 
     from wigglenet_operator.agent.cleanup import clean
     from wigglenet_operator.kube.access import ApiAccess
 
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
-    whole = asyncio.run(clean(settings.config(), access, purge=arguments.purge, dry_run=arguments.dry_run, say=print))
+    say = partial(print, flush=True)
+    whole = asyncio.run(clean(settings.config(), access, purge=arguments.purge, dry_run=arguments.dry_run, say=say))
     return DONE if whole else NOT_SO
 
 

@@ -6,7 +6,6 @@ DaemonSet, and wireguard-go comes back by itself as its container would.
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.lab.namespaces import Place, children, signal_command, stop
+from tests.lab.namespaces import Place, children, installation, signal_command, stop
 from tests.lab.pod import Pod
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress, WireGuardKind
@@ -115,8 +114,7 @@ class LabNode:
     def cleanup(self, *arguments: str) -> tuple[int, str]:
         """Remove what the agent made, by its settings: the exit status and what it said."""
         command = self.place.argv(sys.executable, "-m", "wigglenet_operator", "cleanup", *arguments)
-        environment = {"PATH": os.environ["PATH"], **self.environment}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env={**installation(), **self.environment}, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
     def stop_agent(self) -> int:

@@ -18,6 +18,8 @@ HARDENED = ("net.ipv4.conf.all.accept_redirects=0", "net.ipv4.conf.eth0.forwardi
 SHOWN = """ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; nft -s list ruleset
 sysctl -a 2>/dev/null | grep '^net[.]' | grep -v nf_conntrack_count
 find /etc/cni /etc/wigglenet /run/wigglenet /run/cni-ipam-state 2>/dev/null | sort; cat /etc/cni/net.d/* 2>/dev/null"""
+SOMEBODYS = "table inet somebodys { chain some { ct state established accept; }; }"
+"""It has the kernel load conntrack, whose settings come with it and stay."""
 VOLATILE = {"ifindex", "link_index", "valid_life_time", "preferred_life_time"}
 
 
@@ -58,7 +60,7 @@ def machine(lab: Lab, name: str, settings: Mapping[str, str] | None = None) -> L
     node.path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
     node.path("/etc/cni/net.d/99-other.conf").write_text("{}")
     lab.api.admin.patch(f"/api/v1/nodes/{name}", {"metadata": {"annotations": {ENDPOINT: str(node.addresses[0])}}})
-    node.place.run("nft", "add", "table", "inet", "somebodys")
+    node.place.run("nft", "-f", "-", stdin=SOMEBODYS)
     eventually(lambda: "tentative" not in node.place.run("ip", "addr"), what="its addresses can be used")
     return node
 

@@ -89,7 +89,7 @@ class _Cleanup:
         await self._part("files", self._own_files(purge=purge, restored=restored), _paths)
         await self._annotations()
         if self._failed:
-            self._say("not everything is gone: mend what is named above, and run it again")
+            self._say("not everything is done: mend what is named above, and run it again")
         elif not self._found:
             self._say("nothing to remove")
         return not self._failed
@@ -111,7 +111,12 @@ class _Cleanup:
         await self._part(f"{what} …", table, lambda changes: (f"{what} {key.to}" for key in changes.remove), wanted=ours)
 
     async def _link(self) -> None:
-        link, name = self._rtnl.own_link(), self._config.link
+        name = self._config.link
+        try:
+            link = self._rtnl.own_link()
+        except KernelError as error:
+            self._left(f"link {name}", error)
+            return
         if link and link.kind not in HOLDERS:
             self._say(f"left link {name}: it is no WireGuard ({link.kind or 'a device of its own'}), so it is not ours")
             return
@@ -196,16 +201,16 @@ class _Cleanup:
             if changes and not self._dry_run:
                 await table.apply(changes)
         except WigglenetError as error:
-            self._left(what, error)
+            self._left(what, error, verbs[1])
             return False
         for line in lines(changes):
             self._found = True
             self._say(f"would {verbs[0]} {line}" if self._dry_run else f"{verbs[1]} {line}")
         return True
 
-    def _left(self, what: str, error: Exception) -> None:
+    def _left(self, what: str, error: Exception, verb: str = "removed") -> None:
         self._failed = True
-        self._say(f"NOT REMOVED {what}: {error}")
+        self._say(f"NOT {verb.upper()} {what}: {error}")
 
 
 async def _node(api: ApiClient, node: NodeName) -> Mapping[str, Any]:
