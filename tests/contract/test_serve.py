@@ -231,6 +231,8 @@ def test_the_former_certificate_goes_on_while_the_files_are_broken(make: Make, t
         files.swap(**{**good, broken: b"no PEM"})
 
     eventually(lambda: served.codes() == ["CertificateUnusable"], what="the problem is told")
+    (problem,) = served.server.problems()
+    assert str(tmp_path / ("ca.crt" if broken == "ca" else "tls.key" if broken == "gone" else "tls.crt")) in problem.text
     assert not is_refused(served, trust)
     files.swap(**good)
     eventually(lambda: not served.codes(), what="the problem has gone")

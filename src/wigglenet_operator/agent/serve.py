@@ -69,10 +69,9 @@ class Listener:
             if self._runner and content == self._in_force:
                 return None
             context = tls_context(self._tls) if self._tls else None
-        except (OSError, ValueError) as error:  # ssl.SSLError is one of the former
-            assert self._tls  # noqa: S101 - without there is nothing to read
-            text = f"it, its key or the client CA cannot be used: {error}"
-            return Problem(code=Code.CertificateUnusable, subject=f"file {self._tls.certificate}", text=text)
+        except (OSError, ValueError) as error:
+            text = f"a file of METRICS_TLS_* cannot be used, what was in force stays: {error}"
+            return Problem(code=Code.CertificateUnusable, subject=f"address {self._bind}", text=text)
         await self._close()  # with every connection, for who may connect has changed
         runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
@@ -109,11 +108,17 @@ def _content(tls: Tls | None) -> tuple[bytes, ...]:
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """A server's; OSError or ValueError if a file cannot be used."""
+    """A server's; ValueError that names the file that cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # without, OpenSSL asks on the terminal
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")  # without, OpenSSL asks on the terminal
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{tls.certificate} with {tls.key}: {error}") from error
     if tls.client_ca:
-        context.load_verify_locations(tls.client_ca)
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{tls.client_ca}: {error}") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
