@@ -111,7 +111,9 @@ def _command(
 
 
 def _failed(program: str, error: WigglenetError, *, status: int) -> int:
-    print(f"{program}: {error}", file=sys.stderr)
+    from wigglenet_operator.show.page import printable
+
+    print(f"{program}: {printable(str(error))}", file=sys.stderr)
     return status
 
 
@@ -160,9 +162,10 @@ def _cleanup(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from wigglenet_operator.show.page import printable
     from wigglenet_operator.show.plan import show_plan
 
-    print(show_plan(arguments.file, arguments.node, os.environ), end="")
+    print(printable(show_plan(arguments.file, arguments.node, os.environ)), end="")
     return DONE
 
 

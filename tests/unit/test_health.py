@@ -1,5 +1,8 @@
 """What an agent says of itself: when to start it anew, when its node is ready, and why not."""
 
+import time
+from datetime import datetime
+
 import pytest
 
 from tests.builders import key
@@ -91,7 +94,9 @@ def test_a_problem_keeps_a_node_from_being_ready_only_if_it_breaks_the_data_path
 
 
 def test_the_status_has_every_problem_and_the_peers_names(told: Told) -> None:
-    assert told.health.status() == {"node": "a", "ready": False, "reasons": ["no turn has ended yet"]}
+    status = told.health.status()
+    assert datetime.fromisoformat(str(status.pop("started"))).timestamp() <= time.time()
+    assert status == {"node": "a", "ready": False, "reasons": ["no turn has ended yet"]}
     told.turn(WELL, *PROBLEMS)
     status = told.health.status()
 

@@ -59,6 +59,7 @@ WELL = Look(
     config=config(),
     at=NOW,
     at_work=True,
+    started="2027-01-15T04:55:00Z",
     ready=True,
     status=read_status(READY),
     versions=frozenset({4, 6}),
@@ -74,6 +75,7 @@ WELL = Look(
 HARMED = replace(
     WELL,
     at_work=False,
+    started="",
     ready=None,
     status=read_status(READY | {"phase": "Degraded", "problems": [PROBLEM, WITHHELD], "more": 2}),
     link=OwnLink(index=7, mtu=1420, up=False, kind="tun"),
@@ -363,3 +365,16 @@ def test_help_and_status_import_no_client_library() -> None:
         code = f"import wigglenet_operator.{module}, sys; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert not heavy & {*done.stdout.split()}, module
+
+
+def test_what_went_wrong_steers_no_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text("\x1b]0;title\x07")
+
+    nodes = str(GOLDEN.parents[1] / "examples/three-nodes.yaml")
+
+    for arguments in (("status", "--kubeconfig", str(file)), ("plan", nodes, "--node", "a\x1b[2J")):
+        _, out, said = ended(*arguments)
+
+        assert said
+        assert all(c.isprintable() or c == "\n" for c in out + said)

@@ -6,6 +6,7 @@ At work is an agent that ends turns and whose watch speaks with the API server: 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.ledger import ranked
@@ -49,6 +50,7 @@ class Health:
     def __init__(self, node: NodeName, *, silent: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         """`silent` tells for how many seconds the watch has neither asked nor heard anything."""
         self._node, self._silent, self._clock = node, silent, clock
+        self._started = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._ended = clock()
         self._last: Turned | None = None
 
@@ -74,9 +76,9 @@ class Health:
         return [*self.ailments(), *hindrances(self._last.report)]
 
     def status(self) -> dict[str, object]:
-        """What the agent knows, as JSON has it: what the Node's status says, and names of peers, readiness and its reasons."""
+        """What the agent knows, as JSON has it: what the Node's status says, and names of peers, start, readiness, reasons."""
         known: dict[str, object] = {}
         if last := self._last:
             known = describe(last.report, last.since, version=__version__) | {"peer_names": {**last.report.names}}
         reasons = self.hindrances()
-        return {"node": self._node, **known, "ready": not reasons, "reasons": reasons}
+        return {"node": self._node, "started": self._started, **known, "ready": not reasons, "reasons": reasons}

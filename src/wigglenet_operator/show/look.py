@@ -39,6 +39,8 @@ class Look:
     """Unix time."""
     at_work: bool = False
     """Whether there is an agent."""
+    started: str = ""
+    """When it was, RFC 3339; empty if it does not say."""
     ready: bool | None = None
     """What the agent says of itself; None if it does not answer."""
     reasons: tuple[str, ...] = ()
@@ -134,6 +136,7 @@ def _word(config: AgentConfig) -> dict[str, Any]:
     word = agent_word(str(host), port)
     reasons, names = word.get("reasons"), word.get("peer_names")
     return {
+        "started": str(word.get("started") or ""),
         "ready": word.get("ready") is True,
         "reasons": tuple(map(str, reasons)) if isinstance(reasons, list) else (),
         "names": {str(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {},

@@ -11,7 +11,7 @@ from wigglenet_operator.model.facts import IPNetwork, PublicKey
 from wigglenet_operator.model.ruleset import FAMILY, TABLE
 from wigglenet_operator.show.look import Look
 from wigglenet_operator.show.page import EMPTY, Block, Cell, Grid, Line, Mood, Page, Row, age, size
-from wigglenet_operator.show.told import READY, problem_blocks
+from wigglenet_operator.show.told import READY, problem_blocks, since
 
 NAMED = 5
 """Things that one line names before it counts the others."""
@@ -127,7 +127,8 @@ def _agent(look: Look) -> Cell:
         return Cell(f"dead{version and f'; the last was{version[1:]}'}", Mood.BAD)
     if look.ready is None:
         return Cell(f"does not answer{version}", Mood.BAD)
-    return Cell(f"ready{version}", Mood.GOOD) if look.ready else Cell(f"not ready{version}", Mood.BAD)
+    at_work = f", at work {since(look.started, look.at)}" if look.started else ""
+    return Cell(f"ready{version}{at_work}", Mood.GOOD) if look.ready else Cell(f"not ready{version}{at_work}", Mood.BAD)
 
 
 def _link(look: Look) -> Cell:
@@ -168,8 +169,8 @@ def _peers(look: Look) -> Iterator[Block]:
 
 def _peer(name: str, peer: Peer, now: float) -> Row:
     endpoint = Cell(str(peer.endpoint)) if peer.endpoint else Cell("none", Mood.DOUBTFUL)
-    since = now - peer.handshake
-    met = Cell(f"{age(since)} ago", Mood.DULL if since > REKEY_SECONDS else Mood.GOOD)
+    ago = now - peer.handshake
+    met = Cell(f"{age(ago)} ago", Mood.DULL if ago > REKEY_SECONDS else Mood.GOOD)
     return [Cell(name), endpoint, met if peer.handshake else Cell("never", Mood.DOUBTFUL)] + [
         Cell(size(count)) for count in (peer.received, peer.sent)
     ]
@@ -183,7 +184,13 @@ def node_json(look: Look, found: Sequence[str]) -> dict[str, object]:
         "well": well(look, found),
         "faults": list(found),
         "untold": list(look.untold),
-        "agent": {"atWork": look.at_work, "ready": look.ready, "phase": status.phase, "version": status.version},
+        "agent": {
+            "atWork": look.at_work,
+            "started": look.started or None,
+            "ready": look.ready,
+            "phase": status.phase,
+            "version": status.version,
+        },
         "link": link
         and {
             "name": look.config.link,

@@ -23,6 +23,11 @@ class Mood(Enum):
     HEAD = "bold"
 
 
+def printable(text: str) -> str:
+    """The text with `?` in the place of what would steer a terminal; lines stay lines."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A piece of text; what cannot be printed is `?`."""
@@ -33,7 +38,7 @@ class Cell:
     def __post_init__(self) -> None:
         """Also on a terminal that obeys control characters, it is what it says."""
         if not self.text.isprintable():
-            object.__setattr__(self, "text", "".join(c if c.isprintable() else "?" for c in self.text))
+            object.__setattr__(self, "text", printable(self.text).replace("\n", "?"))
 
 
 Row = Sequence[Cell]

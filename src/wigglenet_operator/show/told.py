@@ -98,18 +98,21 @@ MOODS = {Severity.ERROR: Mood.BAD, Severity.WARNING: Mood.DOUBTFUL}
 
 def problem_blocks(told: Mapping[str, Status], *, now: float) -> Iterator[Block]:
     """Problems by node (empty: there is one node only), each once and with what to do; errors first."""
-    where: dict[tuple[str, str, str], list[tuple[str, Told]]] = {}
+    same: dict[tuple[str, str, str], list[tuple[str, Told]]] = {}
     for node, status in sorted(told.items()):
         for problem in status.problems:
-            where.setdefault((problem.code, problem.object, problem.text), []).append((node, problem))
-    groups = sorted(where.values(), key=lambda group: (group[0][1].severity is not Severity.ERROR, -len(group)))
+            same.setdefault((problem.code, problem.object, problem.text), []).append((node, problem))
+    groups = sorted(same.values(), key=lambda group: (group[0][1].severity is not Severity.ERROR, -len(group)))
     for group in groups:
         yield EMPTY
         yield from _problem_blocks([node for node, _ in group if node], min((p for _, p in group), key=lambda p: p.since), now)
     for node, status in sorted(told.items()):
         if status.more:
             yield EMPTY
-            text = f"and {status.more} more{node and f' on node {node}'}, which its agent's log tells, and `status` there"
+            where = (
+                f" on node {node}, which its agent's log tells, and `status` there" if node else ", which the agent's log tells"
+            )
+            text = f"and {status.more} more{where}"
             yield Line(cells=[Cell(text, Mood.DULL)])
 
 
@@ -117,13 +120,14 @@ def _problem_blocks(nodes: Sequence[str], problem: Told, now: float) -> Iterator
     shown = ", ".join(nodes[:NAMED]) + (f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else "")
     heading = [Cell(f"{problem.severity.value} ", MOODS[problem.severity]), Cell(f"{problem.code or 'problem'} ", Mood.HEAD)]
     heading += [Cell(f"on node{'s' * (len(nodes) > 1)} {shown} ")] if nodes else []
-    yield Line(cells=[*heading, Cell(_since(problem.since, now), Mood.DULL)])
+    yield Line(cells=[*heading, Cell(since(problem.since, now), Mood.DULL)])
     yield Line(cells=[Cell(": ".join(filter(None, (problem.object, problem.text))))], indent=2)
     if problem.remedy:
         yield Line(cells=[Cell("what to do: ", Mood.DULL), Cell(problem.remedy)], indent=2)
 
 
-def _since(text: str, now: float) -> str:
+def since(text: str, now: float) -> str:
+    """A time and how long ago it was; empty without one."""
     try:
         return f"since {text} ({age(now - datetime.fromisoformat(text).timestamp())} ago)"
     except (ValueError, OverflowError):
