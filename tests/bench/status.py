@@ -18,7 +18,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import LINK, LabNode
 from tests.lab.wait import eventually
 
-COMMANDS = ("", "run", "install-plugins", "plan", "status", "diff")
+COMMANDS = ("", "run", "install-plugins", "plan", "status", "diff", "cleanup")
 RUNS = 15
 
 

@@ -298,7 +298,7 @@ def ended(*arguments: str, program: str = "wigglenet-operator", **environment: s
     return done.returncode, done.stdout, done.stderr
 
 
-COMMANDS = ("run", "install-plugins", "plan", "status", "diff")
+COMMANDS = ("run", "install-plugins", "plan", "status", "diff", "cleanup")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
