@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from wigglenet_operator.agent.metrics import METRICS
 from wigglenet_operator.model.problems import PROBLEMS
 from wigglenet_operator.settings import Settings
 
@@ -123,4 +124,12 @@ def _problems() -> Iterator[str]:
     return _table(("Code", "Severity", "Data path", "Meaning", "What to do"), rows)
 
 
-TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"settings": _settings, "problems": _problems}
+def _metrics() -> Iterator[str]:
+    rows = [
+        (f"`{metric.name}`", metric.kind.value, ", ".join(f"`{label}`" for label in metric.labels), metric.help)
+        for metric in METRICS
+    ]
+    return _table(("Name", "Type", "Labels", "Meaning"), rows)
+
+
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {"settings": _settings, "problems": _problems, "metrics": _metrics}

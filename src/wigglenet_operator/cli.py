@@ -54,7 +54,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     def command(name: str, call: Callable[[argparse.Namespace], int], *, does: str, example: str) -> argparse.ArgumentParser:
         return _command(commands, name, call, does=does, example=f"{program} {example}")
 
-    command("run", _run, does="serve this node; settings come from the environment (README, Settings)", example="run")
+    command("run", _run, does="serve this node; settings come from the environment (docs/configuration.md)", example="run")
     install = command(
         "install-plugins",
         _install_plugins,

@@ -92,7 +92,7 @@ find /etc/cni/net.d /etc/wigglenet /run/wigglenet ! -type d | grep -v -e loopbac
 LEASES = "find /run/cni-ipam-state ! -type d"
 
 
-def test_what_the_readme_says_to_remove_it_all_leaves_nothing_on_a_node(cluster: Cluster) -> None:
+def test_what_the_documents_say_to_remove_it_all_leaves_nothing_on_a_node(cluster: Cluster) -> None:
     """And the key only until it is purged."""
     end, *jobs, forget, _ = commands("## Remove it all")
     for name in cluster.nodes():
@@ -117,7 +117,7 @@ def test_what_the_readme_says_to_remove_it_all_leaves_nothing_on_a_node(cluster:
 
 def commands(section: str) -> list[str]:
     """What the section's command block has an administrator type."""
-    text = (ROOT / "README.md").read_text().partition(f"\n{section}\n")[2]
+    text = (ROOT / "docs/upgrade.md").read_text().partition(f"\n{section}\n")[2]
     return re.findall(r"^\$ (.*)$", text.partition("```console\n")[2].partition("```")[0], re.MULTILINE)
 
 

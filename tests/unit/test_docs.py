@@ -9,6 +9,7 @@ import pytest
 import wigglenet_operator
 from tests.docs import PAGES, ROOT, TABLE, TABLES, Block, Command, blocks, meanings_of, written
 from wigglenet_operator import __version__
+from wigglenet_operator.agent.metrics import METRICS
 from wigglenet_operator.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -108,6 +109,10 @@ def test_what_the_documents_name_is_there() -> None:
     for path in re.findall(r"`((?:manifests|kind|image|tests|examples)/[\w./-]+)`", ALL):
         assert (ROOT / path).exists(), path
     assert set(re.findall(r"wigglenet-operator[:-](\d[\w.]*\d)", ALL)) == {__version__}
+
+
+def test_every_metric_that_the_documents_name_is_one() -> None:
+    assert set(re.findall(r"\bwigglenet_(?!operator)\w+", ALL)) == {metric.name for metric in METRICS}
 
 
 def test_a_decision_has_half_a_page_and_what_would_change_it() -> None:
