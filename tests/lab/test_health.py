@@ -23,12 +23,13 @@ print(answer.status, answer.read().decode(), end="")
 """
 OCCUPY = "import socket, time; s = socket.create_server(('127.0.0.1', 9092)); print('here', flush=True); time.sleep(600)"
 HANG = """
-import signal, time
+import os, signal, time
 
 def hang(*_):
     from wigglenet_operator.agent import health
     health.HANG_SECONDS = 2.0
-    time.sleep(8)
+    while os.path.exists("/run/hang/on"):
+        time.sleep(0.1)
 
 signal.signal(signal.SIGUSR1, hang)
 """
@@ -84,14 +85,16 @@ def test_an_agent_whose_loop_hangs_says_so_itself(empty_lab: Lab) -> None:
     node = empty_lab.add_node("a", agent=False)
     node.path("/run/hang").mkdir()
     node.path("/run/hang/sitecustomize.py").write_text(HANG)
+    node.path("/run/hang/on").touch()
     node.environment["PYTHONPATH"] = "/run/hang"
     empty_lab.start(node)
     answers(node, "/readyz", 200)
     os.kill(node.agent_pid(), signal.SIGUSR1)
 
-    reasons = answers(node, "/healthz", 503)
-    assert reasons.startswith("no turn has come to an end for ")
-    assert reasons in ask(node, "/readyz")[1]
+    reason = "no turn has come to an end for "
+    assert answers(node, "/healthz", 503).startswith(reason)
+    assert answers(node, "/readyz", 503).startswith(reason)
+    node.path("/run/hang/on").unlink()
     answers(node, "/healthz", 200)
 
 
