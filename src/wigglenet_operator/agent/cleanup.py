@@ -99,8 +99,7 @@ class _Cleanup:
         addresses = [*chain.from_iterable(pods.values())]
         if pods:
             shown = ", ".join(addresses[:SHOWN]) + (", …" if len(addresses) > SHOWN else "")
-            cut = "would be" if self._dry_run else "are"
-            text = f"they {cut} cut off now, and end only when another network plugin is there; drain a node before"
+            text = "without it they are cut off, and end only when another network plugin is there; drain a node before"
             self._say(f"pods with addresses of this network: {len(pods)} ({shown}): {text}")
 
     async def _routes(self, kind: RouteKind) -> None:
