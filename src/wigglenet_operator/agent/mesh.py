@@ -13,7 +13,7 @@ from typing import Any, Self
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
-from wigglenet_operator.kernel.former_sysctls import FormerSysctls
+from wigglenet_operator.kernel.former_sysctls import OF_WIREGUARD, FormerSysctls
 from wigglenet_operator.kernel.keys import KeyFileTable, PrivateKey, load_or_create
 from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kernel.ports import NetworkSource
@@ -62,6 +62,8 @@ class Mesh:
             if not config.firewall_only and CniFileTable(Path(config.cni_path)).forget_last_boot(BOOT_MARKER):
                 log.info("removed %s of an earlier boot until this node can take pods", config.cni_path)
             key = load_or_create(Path(config.key_path)) if config.tunnelled else None
+            if key:
+                FormerSysctls(FORMER_SYSCTLS, link=config.link).remember(OF_WIREGUARD)
             yield cls(config, rtnl, key.public if key else None, key)
 
     @classmethod

@@ -24,6 +24,10 @@ FOLLOWERS = {
 """What the kernel writes along: a pattern of paths, the value with 0 and the one with 1."""
 
 
+OF_WIREGUARD = {"net/ipv4/conf/all/send_redirects": "0"}
+"""What WireGuard of the kernel writes for the whole node when its link goes up (drivers/net/wireguard/device.c, wg_open)."""
+
+
 class Former(NamedTuple):
     """Values of one setting."""
 
