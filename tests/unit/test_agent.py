@@ -19,7 +19,7 @@ from tests.virtual_time import run
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.reconcile import Reconciler
 from wigglenet_operator.agent.store import LINGER_SECONDS, ClusterStore
-from wigglenet_operator.agent.tell import Teller, render_status
+from wigglenet_operator.agent.tell import AT_ONCE, Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer, Route, RouteKey, RouteKind
@@ -440,6 +440,16 @@ def test_the_status_is_written_on_change_only_and_at_most_once_a_minute() -> Non
     quiet = Server()
     quiet.hear((0, report()), (80, report()), (200, report()))
     assert quiet.writes == [2.0]
+
+
+def test_problems_that_come_and_go_are_written_soon_but_not_all_the_time() -> None:
+    server = Server()
+    server.hear((0, report()), (10, report(problems=1)), (20, report()), until=50)
+    assert server.writes == [2.0, 12.0, 22.0]
+
+    flapping = Server()
+    flapping.hear(*((5.0 * i, report(problems=i % 2)) for i in range(121)), until=600)
+    assert len(flapping.writes) <= AT_ONCE + 600 / 60
 
 
 def test_a_change_that_did_not_last_is_not_written() -> None:

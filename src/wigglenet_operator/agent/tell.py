@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from wigglenet_operator.agent.ledger import Ledger, render_problems
 from wigglenet_operator.errors import ApiError
@@ -14,7 +15,9 @@ from wigglenet_operator.plan.desired import STATUS
 
 log = logging.getLogger(__name__)
 STATUS_SECONDS = 60.0
-"""The least between two writes of the status: every write wakes every agent."""
+"""Between two writes of the status, in the long run: every write wakes every agent."""
+AT_ONCE = 5
+"""Writes in a row that do not wait for that, of problems that came or went: who mends something looks whether it helped."""
 SETTLE_SECONDS = 2.0
 """Between a change and its write: a start or a join changes several things in a row."""
 STATUS_PROBLEMS = 5
@@ -40,7 +43,7 @@ class Teller:
         self.ledger = Ledger(clock)
         self._failing = False
         self._status = ""
-        self._news = asyncio.Event()
+        self._news, self._changed = asyncio.Event(), asyncio.Event()
 
     def tell(self, report: TurnReport, *, seconds: float) -> None:
         """Log what is new, and have the status written if it is not what the Node has."""
@@ -52,11 +55,17 @@ class Teller:
                 self._news.set()
 
     async def keep_status(self) -> None:
-        """Write the status when it has changed, at most once a minute, until cancelled; a failed write is tried again."""
+        """Write the status when it has changed, until cancelled; a failed write is tried again.
+
+        At most once a minute; a few times more if problems have come or gone.
+        """
+        clock = asyncio.get_running_loop().time
+        left, counted = float(AT_ONCE), clock()
         while True:
             await self._news.wait()
             await asyncio.sleep(SETTLE_SECONDS)
             self._news.clear()
+            self._changed.clear()
             if self._published().get(STATUS) == self._status:
                 continue
             try:
@@ -64,7 +73,11 @@ class Teller:
             except ApiError as error:
                 log.warning("%s", error)
                 self._news.set()
-            await asyncio.sleep(STATUS_SECONDS - SETTLE_SECONDS)
+            left, counted = min(left + (clock() - counted) / STATUS_SECONDS, AT_ONCE) - 1, clock()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STATUS_SECONDS - SETTLE_SECONDS):
+                    await asyncio.sleep((1 - left) * STATUS_SECONDS)
+                    await self._changed.wait()
 
     def _tell_problems(self, report: TurnReport) -> None:
         came, gone = self.ledger.update(report, self._published().get(STATUS, ""))
@@ -72,6 +85,8 @@ class Teller:
             level = logging.ERROR if problem.meaning.severity is Severity.ERROR else logging.WARNING
             log.log(level, "problem: %s [%s]", problem, problem.code)
             self._note(problem, True)  # noqa: FBT003 - as it is described
+        if came or gone:
+            self._changed.set()
         for problem in gone:
             log.info("solved: %s [%s]", problem, problem.code)
             self._note(problem, False)  # noqa: FBT003 - as it is described
