@@ -100,7 +100,7 @@ async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: P
     """
     message = f"{'' if came else 'solved: '}{problem}"[:MESSAGE]
     name = f"{node}.{hashlib.sha256(f'{problem.code} {message}'.encode()).hexdigest()[:16]}"
-    what, now = f"create event {name}", _now()
+    what, now = f"write an Event on node {node}", _now()
     involved = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
     body = {
         "metadata": {"name": name, "namespace": "default"},
@@ -120,7 +120,7 @@ async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: P
     except ApiError as error:
         if error.status != HTTPStatus.CONFLICT:
             raise
-        path, what = f"{EVENTS}/{name}", f"count event {name}"
+        path = f"{EVENTS}/{name}"
         before = await ask(api, "GET", path, what=what, headers={})
         again = {"lastTimestamp": now, "count": (before.get("count") or 1) + 1, "involvedObject": involved}
         await ask(api, "PATCH", path, what=what, headers=MERGE_PATCH, body=again)
