@@ -237,7 +237,8 @@ class _Agent:
     def _stopped(self, code: Code, text: str) -> bool:
         """Tell that a turn came to nothing; all else is as the last one has seen it."""
         problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
-        report = replace(self._last, steps={}, problems=self._last.problems | {problem})
+        there = self._last.registered or self.store.own(self._config.node_name) is not None
+        report = replace(self._last, steps={}, problems=self._last.problems | {problem}, registered=there)
         self._teller.tell(report, seconds=0)
         self._told(report, began=time.time(), stopped=True)
         return False
