@@ -135,7 +135,7 @@ def entered(namespace: Path) -> Iterator[None]:
 def stop(process: "subprocess.Popen[str]", *, seconds: float = 10.0) -> int:
     """End a process that `Place.popen` started by SIGTERM, then SIGKILL; its exit status."""
     # nsenter forks for the process namespace and waits; its child carries the command.
-    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
+    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, max(seconds, 10.0))):
         signal_command(process, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(patience)
