@@ -14,6 +14,8 @@ never touched.  Labs may run side by side.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,7 @@ from tests.lab.mesh import Mesh
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.pod import Pod
+from tests.lab.secrets import search
 from tests.lab.underlay import UNDERLAY, Plug, Router, Segment, Wire, plug
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -138,6 +141,7 @@ class Lab(Mesh[Pod]):
         """The machine goes, then its Node object."""
         # Of a namespace that ends, the kernel removes the links when it has time; a node of that name may come before.
         self.place.batch(f"link del u-{name}", f"link del m-{name}")
+        self.expect_no_secret()
         self.nodes.pop(name).close()
         self.api.admin.delete_node(name)
 
@@ -161,8 +165,23 @@ class Lab(Mesh[Pod]):
         """What every agent has said, for a failure's report."""
         return "\n".join(f"--- {name}\n{node.log()[-4000:]}" for name, node in self.nodes.items())
 
+    def expect_no_secret(self) -> None:
+        """Nothing that any agent has told gives a key or a token away."""
+        told: list[object] = []
+        with suppress(OSError, HTTPException):  # a server that is stopped was asked before, or told nobody
+            told = [self.api.admin.get(path)["items"] for path in ("/api/v1/nodes", "/api/v1/events")]
+        found = search(self.nodes.values(), told)
+        assert not found, f"secrets are in {found}"
+
     def close(self) -> None:
         """End everything; twice is fine."""
+        try:
+            if self.nodes:
+                self.expect_no_secret()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         for node in self.nodes.values():
             node.close()
         self.nodes.clear()

@@ -60,6 +60,7 @@ class LabNode:
         self.api_address = f"198.51.100.{number}"
         self.pod_cidrs: tuple[str, ...] = (f"10.1.{number}.0/24", f"fd00:10:1:{number:x}::/64")
         self.pods: dict[str, Pod] = {}
+        self.tokens: set[str] = set()
         self.environment: dict[str, str] = {"NODE_NAME": name, "WIGGLENET_WG_IMPLEMENTATION": wireguard.value}
         self._agent: subprocess.Popen[str] | None = None
         self._wireguard: subprocess.Popen[str] | None = None
@@ -71,6 +72,7 @@ class LabNode:
 
     def give_credentials(self, *, token: str, ca_pem: str) -> None:
         """Write the service account's files, as the kubelet does: the token is replaced in one step."""
+        self.tokens.add(token)
         directory = self.path(SERVICE_ACCOUNT)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in (("ca.crt", ca_pem), ("namespace", "kube-system"), ("token", token)):
