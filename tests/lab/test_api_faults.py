@@ -28,6 +28,7 @@ from tests.lab.api.faults import (
     hangs,
     loses_deletions,
     watch_error,
+    web_page,
 )
 from tests.lab.lab import Lab
 from tests.lab.node import LOG
@@ -224,6 +225,8 @@ ROWS = {
     "list and watch are answered 403": refusing(HTTPStatus.FORBIDDEN, "list", "watch"),
     "list and watch are answered 429": refusing(HTTPStatus.TOO_MANY_REQUESTS, "list", "watch"),
     "everything is answered 401": refusing(HTTPStatus.UNAUTHORIZED, *EVERYTHING, times=10),
+    "lists and watches are answered by a web page": listing(web_page(HTTPStatus.OK), times=3),
+    "a web page says 401": listing(web_page(HTTPStatus.UNAUTHORIZED), times=3),
     "lists hang": listing(hangs("list"), times=2),
     "watches hang": answering(hangs("watch"), "watch", times=1),
     "everything hangs": answering(hangs(*EVERYTHING), times=3),

@@ -80,6 +80,15 @@ def closes_at_once() -> Fault:
     return _watches_once(b"")
 
 
+def web_page(status: HTTPStatus) -> Fault:
+    """A page for people instead of an answer to list and watch: of a proxy, or of a login that somebody has put in front."""
+
+    async def answer(_request: web.Request, asked: Asked) -> web.StreamResponse | None:
+        return web.Response(text="<html>", content_type="text/html", status=status) if asked.verb in LOOKING else None
+
+    return Fault(answer=answer)
+
+
 def hangs(*verbs: str) -> Fault:
     """A request (list and watch, or of the given verbs) that is accepted and never answered, not even after the fault.
 
