@@ -1,0 +1,170 @@
+"""What a node may lack for a while: the agent says so, pods notice nothing, what it can repair it repairs, and it recovers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+
+from tests.lab.denials import allow, cut, forbid
+from tests.lab.faults import annotate, run, then
+from tests.lab.harms import NFT
+from tests.lab.lab import ApiKind, Lab
+from tests.lab.node import CONFLIST, SERVICE_ACCOUNT, LabNode
+from tests.lab.provocations import OTHER_CNI
+from tests.lab.sources import NODE_IPS
+from tests.lab.strike import KEY, Act, nothing
+from tests.lab.told import logged
+from tests.lab.wait import NotSeenError, eventually
+from wigglenet_operator.model.facts import WireGuardKind
+from wigglenet_operator.model.problems import Code
+
+PROGRAMS = "/run/programs"
+"""First in the agent's PATH, and where the source of its clock is."""
+CLOCK = f"""
+import time
+from pathlib import Path
+
+right = time.time
+
+def wrong():
+    try:
+        return right() + float(Path("{PROGRAMS}/offset").read_text())
+    except (OSError, ValueError):
+        return right()
+
+time.time = wrong
+"""
+NO_MEMORY = f'#!/bin/sh\nulimit -v 1000\nexec {NFT} "$@"\n'
+FULL = "mount -t tmpfs -o size=4k none {0}; head -c 4096 /dev/zero > {0}/junk"
+"""A disk without a free page."""
+CNI, ETC = CONFLIST.rpartition("/")[0], KEY.rpartition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is missing for a while."""
+
+    harm: Act
+    heal: Act
+    codes: tuple[Code, ...] = ()
+    """What the agent says meanwhile."""
+    after: Act = nothing
+    """Clears up when it has recovered."""
+    seconds: float = 20.0
+    repairs: bool = True
+    """Whether routes are repaired meanwhile."""
+
+
+def jump(seconds: int) -> Act:
+    def act(_lab: Lab, node: LabNode) -> None:
+        node.path(f"{PROGRAMS}/offset").write_text(str(seconds))
+
+    return act
+
+
+def want_memory(_lab: Lab, node: LabNode) -> None:
+    program = node.path(f"{PROGRAMS}/nft")
+    program.write_text(NO_MEMORY)
+    program.chmod(0o755)
+    node.place.run(NFT, "delete", "table", "inet", "wigglenet")
+
+
+def write_token(lab: Lab, node: LabNode) -> None:
+    """One that has expired is worth as much as any text."""
+    directory = node.path(SERVICE_ACCOUNT)
+    (directory / ".token").write_text("expired")
+    (directory / ".token").rename(directory / "token")
+    cut(lab, node)
+
+
+def set_mtu(mtu: int) -> Act:
+    return lambda lab, node: lab.set_mtu(node, mtu)
+
+
+def written_again(_lab: Lab, node: LabNode) -> None:
+    eventually(lambda: node.conflist() is not None, what="the CNI file is there again")
+    node.place.run("umount", CNI)
+
+
+def kept_again(_lab: Lab, node: LabNode) -> None:
+    eventually(node.path(KEY).exists, what="the key file is there again")
+    node.place.run("umount", ETC)
+
+
+READ_ONLY = f"mount --bind {CNI} {CNI}; mount -o remount,bind,ro {CNI}"
+ROWS = {
+    "the clock jumps an hour ahead": Row(harm=jump(3600), heal=jump(0)),
+    "the clock jumps an hour back": Row(harm=jump(-3600), heal=jump(0)),
+    "the disk of the CNI file is full": Row(
+        harm=run(FULL.format(CNI)), heal=run(f"rm {CNI}/junk"), codes=(Code.CNIFileFailed,), after=written_again
+    ),
+    "the disk of the key file is full": Row(
+        harm=run(FULL.format(ETC)), heal=run(f"rm {ETC}/junk"), codes=(Code.KeyFileFailed,), after=kept_again
+    ),
+    "the directory of the CNI file is read-only": Row(
+        harm=then(run(READ_ONLY), set_mtu(1400)),
+        heal=run(f"umount {CNI}"),
+        codes=(Code.CNIFileFailed,),
+        after=set_mtu(1500),
+    ),
+    "nft has no memory": Row(harm=want_memory, heal=run(f"rm {PROGRAMS}/nft"), codes=(Code.FirewallFailed,)),
+    "the token has expired": Row(
+        harm=write_token, heal=Lab.give_credentials, codes=(Code.CensusFailed, Code.APIRefused), seconds=60
+    ),
+    "it may not list Nodes": Row(harm=forbid("nodes", "list"), heal=allow, codes=(Code.CensusFailed,), seconds=40),
+    "it may not watch Nodes": Row(harm=then(forbid("nodes", "watch"), cut), heal=allow, codes=(Code.APIRefused,), seconds=60),
+    "it may not patch Nodes": Row(
+        harm=then(forbid("nodes", "patch"), lambda lab, node: annotate(lab, node.name, {NODE_IPS: None})),
+        heal=allow,
+        codes=(Code.PublishFailed,),
+    ),
+    "it may not create Events": Row(
+        harm=then(forbid("events", "create"), run(f"echo > {OTHER_CNI}")),
+        heal=then(allow, run(f"rm {OTHER_CNI}")),
+        codes=(Code.EventsFailed,),
+        seconds=40,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Two nodes; the first may be told another time, and find other programs."""
+    with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
+        a = made.add_node("a", agent=False)
+        a.path(PROGRAMS).mkdir()
+        a.path(f"{PROGRAMS}/sitecustomize.py").write_text(CLOCK)
+        a.environment |= {"PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+        if made.wireguard is WireGuardKind.USERSPACE:
+            a.start_wireguard()
+        a.start_agent(pythonpath=PROGRAMS)
+        made.add_node("b")
+        made.expect_mesh()
+        yield made
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_pods_notice_nothing_and_the_agent_says_what_it_lacks_and_recovers(pair: Lab, row: Row) -> None:
+    a = pair.nodes["a"]
+    a.kill()  # one that remembers no repair: a wait for its work undoes something
+    a.start_agent(pythonpath=PROGRAMS)
+    a.wait_working()
+    pid = a.agent_pid()
+    with pair.no_loss():
+        row.harm(pair, a)
+        try:
+            for code in row.codes:
+                eventually(lambda code=code: logged(a, code)[0], what=f"it says {code}", seconds=row.seconds)  # type: ignore[misc]  # bool
+            a.wait_working()
+            assert row.codes or not a.problems()
+        finally:
+            row.heal(pair, a)
+        with suppress(NotSeenError):
+            eventually(lambda: not a.problems(), what="there is no problem any more", seconds=40)
+        assert not a.problems(), a.log()[-4000:]
+        row.after(pair, a)
+        a.wait_working()
+    assert a.agent_pid() == pid
+    assert not a.problems()
