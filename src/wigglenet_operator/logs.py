@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import IO
@@ -10,19 +11,34 @@ QUIET = ("kopf", "kubernetes_asyncio", "pyroute2", "aiohttp", "asyncio")
 """Libraries that are heard from WARNING on: Kopf alone tells of each event."""
 
 
+TOKEN = re.compile(r"(?i)(bearer\s+)[^\s'\",;>]+")
+"""What proves who the agent is, as it stands in a header: the `repr` of an error of aiohttp's has the request's headers."""
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level and message, and the traceback where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Without a token, wherever it comes from."""
+        return TOKEN.sub(r"\1...", super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
     """Keys, in order: time (RFC 3339), level, logger, message; error with the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """One line, without a token, wherever it comes from."""
         line = {
             "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": TOKEN.sub(r"\1...", record.getMessage()),
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = TOKEN.sub(r"\1...", self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -33,10 +49,7 @@ NO_SIGNALS = "kopf._core.reactor.running"
 def setup(stream: IO[str] = sys.stderr) -> None:
     """Send everything from INFO on to `stream`; ours from DEBUG on would tell of each turn that did nothing."""
     handler = logging.StreamHandler(stream)
-    if stream.isatty():
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    else:
-        handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
