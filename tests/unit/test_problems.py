@@ -70,7 +70,7 @@ class Heard:
 
     async def publish(self, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
         if self.status is not None:
-            raise ApiError("create event: no", status=self.status)
+            raise ApiError(f"create event {problem.subject}: no", status=self.status)
         self.told.append((round(asyncio.get_running_loop().time(), 2), problem.subject, came))
 
     def hear(self, *noted: tuple[float, Problem, bool], until: float = 100.0, also: Also = ()) -> list[Told]:
@@ -122,6 +122,21 @@ def test_one_that_was_refused_is_a_problem_and_tried_again() -> None:
 
     assert seen == [[Code.EventsFailed], []]
     assert heard.told == [(1 + SETTLE_SECONDS + AGAIN_SECONDS, "node n0", True)]
+
+
+def test_the_refusal_of_many_is_one_problem_for_as_long_as_it_lasts() -> None:
+    """A problem whose text changed with each attempt would be another one each time, and one more to tell."""
+    heard, seen = Heard(), set[Problem]()
+
+    def look() -> None:
+        seen.update(heard.events.problems())
+
+    heard.status = 403
+    looks = ((float(seconds), look) for seconds in range(200))
+    other = (100.0, partial(setattr, heard, "status", 500))
+    heard.hear((1, problem(1), True), (1, problem(2), True), also=(*looks, other), until=200)
+
+    assert len(seen) == 2, "one for each status"
 
 
 def test_a_server_that_is_away_is_no_problem_of_events() -> None:

@@ -27,7 +27,7 @@ class Events:
         self._publish = publish
         self._waiting: dict[Problem, bool] = {}
         self._news = asyncio.Event()
-        self._refused = ""
+        self._refused = (0, "")  # status and text
 
     def note(self, problem: Problem, *, came: bool) -> None:
         """Have it told; what went before it was told that it had come is not worth a word."""
@@ -41,9 +41,8 @@ class Events:
 
     def problems(self) -> frozenset[Problem]:
         """That the API server refuses them, if it does."""
-        if not self._refused:
-            return frozenset()
-        return frozenset({Problem(code=Code.EventsFailed, subject="API server", text=self._refused)})
+        status, text = self._refused
+        return frozenset({Problem(code=Code.EventsFailed, subject="API server", text=text)}) if status else frozenset()
 
     async def keep(self) -> None:
         """Tell until cancelled."""
@@ -66,9 +65,10 @@ class Events:
         came = self._waiting.pop(problem)
         try:
             await self._publish(problem, came)
-            self._refused = ""
+            self._refused = (0, "")
         except ApiError as error:
-            self._refused = str(error) if error.status else self._refused
+            if error.status not in {0, self._refused[0]}:  # each names another Event: each text would be another problem
+                self._refused = (error.status, str(error))
             if problem in self._waiting:  # it has changed again, which leaves nothing to tell
                 del self._waiting[problem]
             else:
