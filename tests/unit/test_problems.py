@@ -9,7 +9,7 @@ import pytest
 
 from tests.virtual_time import run
 from wigglenet_operator.agent.events import AGAIN_SECONDS, AT_ONCE, MOST, PAUSE_SECONDS, SETTLE_SECONDS, Events
-from wigglenet_operator.agent.ledger import CHARACTERS, parse_problems, ranked, render_problems
+from wigglenet_operator.agent.ledger import CHARACTERS, STATUS_PROBLEMS, parse_problems, ranked, render_problems
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.problems import PROBLEMS, Code
 from wigglenet_operator.model.report import Problem
@@ -46,6 +46,16 @@ def problem(number: int = 0, *, code: Code = Code.NoEndpoint, text: str = "bad")
 def test_what_is_published_is_read_back() -> None:
     since = {problem(1): "2026-01-01T00:00:00Z", problem(2, code=Code.TunnelFailed): "2026-01-02T00:00:00Z"}
     assert parse_problems(json.dumps({"problems": render_problems(since)})) == since
+
+
+@pytest.mark.parametrize("nasty", ["\x1b[2J", "\n", "\x9b31m", "\u202e"])
+def test_of_what_somebody_else_wrote_nothing_steers_a_terminal_and_not_much_is_believed(nasty: str) -> None:
+    entry = {"code": "NoEndpoint", "since": "2026-01-01T00:00:00Z"}
+    many = [{**entry, "object": f"node n{number}", "text": "bad"} for number in range(1000)]
+
+    assert parse_problems(json.dumps({"problems": [{**entry, "object": f"node {nasty}", "text": "bad"}]})) == {}
+    assert parse_problems(json.dumps({"problems": [{**entry, "object": "node b", "text": nasty}]})) == {}
+    assert len(parse_problems(json.dumps({"problems": many}))) == STATUS_PROBLEMS
 
 
 def test_those_that_break_the_data_path_come_first() -> None:

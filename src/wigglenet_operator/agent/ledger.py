@@ -10,6 +10,8 @@ from wigglenet_operator.model.report import Problem, TurnReport
 
 CHARACTERS = 200
 """Of a problem's text that are told to the API server: annotations of a Node have 256 KiB in all."""
+STATUS_PROBLEMS = 5
+"""That a status names."""
 
 
 class Ledger:
@@ -62,16 +64,19 @@ def render_problems(since: Mapping[Problem, str]) -> list[dict[str, str]]:
 
 
 def parse_problems(status: str) -> dict[Problem, str]:
-    """What `render_problems` made, as far as it can be read: whoever may annotate a Node may have written anything."""
+    """What a status names, as far as it can be read: whoever may annotate a Node may have written anything.
+
+    It is logged and told when it has gone, so no more of it than an agent writes, and nothing that steers a terminal.
+    """
     try:
         listed = json.loads(status or "{}").get("problems")
-        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        entries = [each for each in listed[:STATUS_PROBLEMS] if isinstance(each, dict)] if isinstance(listed, list) else []
     except (ValueError, AttributeError, RecursionError):
         return {}
     found: dict[Problem, str] = {}
     for entry in entries:
         code, subject, text, since = (str(entry.get(name, "")) for name in ("code", "object", "text", "since"))
-        if code in Code.__members__ and _is_time(since):
+        if code in Code.__members__ and _is_time(since) and f"{subject}{text}".isprintable():
             found[Problem(code=Code[code], subject=subject, text=text)] = since
     return found
 

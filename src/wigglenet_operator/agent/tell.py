@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
-from wigglenet_operator.agent.ledger import Ledger, render_problems
+from wigglenet_operator.agent.ledger import STATUS_PROBLEMS, Ledger, render_problems
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.problems import Severity
 from wigglenet_operator.model.report import Problem, TurnReport
@@ -20,7 +20,6 @@ AT_ONCE = 5
 """Writes in a row that do not wait for that, of problems that came or went: who mends something looks whether it helped."""
 SETTLE_SECONDS = 2.0
 """Between a change and its write: a start or a join changes several things in a row."""
-STATUS_PROBLEMS = 5
 
 
 class Teller:
