@@ -3,6 +3,8 @@
 import json
 import socket
 import ssl
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -142,6 +144,21 @@ def test_nothing_listens_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConnectionRefusedError):
         served.ask("/healthz")
     served.turn()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_a_bug_has_ended_ends_no_agent_and_gathers_no_turns(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(_: serve.Listener) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(serve.Listener, "keep", fails)
+    served, report = make(), TurnReport(steps={}, problems=frozenset())
+    served.start()
+    eventually(lambda: all(thread.name != "serve" for thread in threading.enumerate()), what="the thread has ended")
+    held = sys.getrefcount(report)
+    served.turn(report)
+
+    assert sys.getrefcount(report) == held
 
 
 class Files:

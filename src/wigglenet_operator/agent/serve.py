@@ -139,13 +139,12 @@ class Server:
         try:
             yield
         finally:
-            self._loop.call_soon_threadsafe(main.cancel)
+            self._call(main.cancel)
             thread.join(2 * CLOSE_SECONDS)
 
     def turned(self, turn: Turned) -> None:
         """A turn has ended; from another thread."""
-        with contextlib.suppress(RuntimeError):  # the thread has ended by a bug, which the missing answers tell
-            self._loop.call_soon_threadsafe(self._turned, turn)
+        self._call(self._turned, turn)
 
     def problems(self) -> frozenset[Problem]:
         """What keeps it from serving; from any thread."""
@@ -156,10 +155,13 @@ class Server:
         if self._meter:
             self._meter.turned(turn)
 
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the thread has ended by a bug, which the missing answers tell
+            self._loop.call_soon_threadsafe(function, *arguments)
+
     def _run(self, main: asyncio.Task[None]) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.closing(self._loop), contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(main)
-        self._loop.close()
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
