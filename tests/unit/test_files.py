@@ -131,6 +131,13 @@ def test_configurations_that_the_runtime_takes_first_are_found(tmp_path: Path) -
     assert table.earlier() == earlier
 
 
+def test_a_configuration_of_any_name_can_be_told_to_the_api_server(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"00-\xff.conf")).touch()
+    (found,) = CniFileTable(tmp_path / "10-wigglenet.conflist").earlier()
+
+    assert found.encode().decode().endswith("/00-\N{REPLACEMENT CHARACTER}.conf")
+
+
 def test_a_cni_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.d").write_text("a file")
 

@@ -54,13 +54,13 @@ class CniFileTable:
             raise KernelError(f"write {self._path}: {error.strerror}") from error
 
     def earlier(self) -> frozenset[str]:
-        """Configurations of others that the container runtime takes rather than ours; may be empty."""
+        """Configurations of others that the container runtime takes rather than ours, as text of UTF-8; may be empty."""
         try:
             names = [entry.name for entry in os.scandir(self._path.parent) if entry.is_file()]
         except OSError:  # no directory, no configuration
             return frozenset()
         found = (name for name in names if name < self._path.name and name.endswith(CONFIGURATIONS))
-        return frozenset(str(self._path.with_name(name)) for name in found)
+        return frozenset(os.fsencode(self._path.with_name(name)).decode(errors="replace") for name in found)
 
     def forget_last_boot(self, marker: Path) -> bool:
         """Remove the file if it is of an earlier boot, and mark this one; whether it was removed.
