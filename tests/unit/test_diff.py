@@ -189,7 +189,7 @@ def test_what_an_agent_says_is_an_object_or_no_answer(server: HTTPServer, monkey
     port = server.server_address[1]
     monkeypatch.setattr(_Answer, "body", b'{"ready": true}')
     assert agent_word("127.0.0.1", port) == {"ready": True}
-    for body in (b"", b"[]", b"{", b"\xff"):
+    for body in (b"", b"[]", b"{", b"\xff", b"[" * 100_000):
         monkeypatch.setattr(_Answer, "body", body)
         with pytest.raises(KernelError, match=re.escape(f"ask the agent at 127.0.0.1:{port}: ")):
             agent_word("127.0.0.1", port)

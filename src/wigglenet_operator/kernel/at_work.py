@@ -35,7 +35,7 @@ def agent_word(host: str, port: int) -> dict[str, Any]:
     try:
         connection.request("GET", "/status")
         answer = json.loads(connection.getresponse().read(LARGEST))
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         raise KernelError(f"ask the agent at {host}:{port}: {error or type(error).__name__}") from error
     finally:
         connection.close()
