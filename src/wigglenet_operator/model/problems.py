@@ -231,9 +231,9 @@ PROBLEMS: Mapping[Code, Meaning] = {
         "The own Node's condition NetworkUnavailable cannot be written, so it may not say what is.",
         "Look at the status in the text: 403 means that the component manifests/modes/node-condition is not applied.",
     ),
-    Code.ListenFailed: _warning(
-        "The address for probes or metrics cannot be listened on.",
-        "Free the port, or set another HEALTH_BIND_ADDR or METRICS_BIND_ADDR.",
+    Code.ListenFailed: _error(
+        "The address for probes or metrics cannot be listened on; an agent without probes is started anew all the time.",
+        "Free the port, or set another METRICS_BIND_ADDR, or HEALTH_BIND_ADDR together with the probes of the manifest.",
     ),
     Code.CertificateUnusable: _warning(
         "A file of the metrics' TLS cannot be used; what was in force before stays.",
