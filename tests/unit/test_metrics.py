@@ -17,6 +17,7 @@ from wigglenet_operator import __version__
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.agent.metrics import METRICS, Kind, Meter
 from wigglenet_operator.agent.reconcile import WAITING
+from wigglenet_operator.agent.serve import metrics_pages
 from wigglenet_operator.agent.traffic import GONE_SECONDS, Traffic
 from wigglenet_operator.model.desired import Endpoint, Peer
 from wigglenet_operator.model.facts import NodeName, PublicKey
@@ -257,6 +258,22 @@ def test_the_judge_of_the_dashboard_finds_what_is_wrong() -> None:
 
 def test_the_version_is_that_of_the_package(counted: Counted) -> None:
     assert counted.values("wigglenet_build_info") == {("nftables", __version__): 1}
+
+
+def test_metrics_are_made_once_a_second_whoever_reads_them(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+
+    def render() -> bytes:
+        made.append(counted.now)
+        return b""
+
+    monkeypatch.setattr(counted.meter, "render", render)
+    read = metrics_pages(counted.meter, lambda: counted.now)["/metrics"]
+    for now in (0.0, 0.5, 0.9, 1.0, 1.5, 7.0):
+        counted.now = now
+        read()
+
+    assert made == [0.0, 1.0, 7.0]
 
 
 def test_requests_are_counted_by_method_and_status(counted: Counted) -> None:
