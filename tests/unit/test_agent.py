@@ -551,6 +551,16 @@ def test_a_turn_that_waits_solves_no_problem(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == ["problem: node n0: bad [NoEndpoint]"]
 
 
+def test_what_a_turn_that_waits_has_told_goes_with_the_next_one_that_waits(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    whole, waits, waits_well = report(problems=2), replace(report(problems=1), waiting=True), replace(report(), waiting=True)
+    server = Server()
+    server.hear((0, whole), (1, waits), (2, waits_well), (3, waits_well))
+
+    assert caplog.messages[2:] == ["solved: node n0: bad [NoEndpoint]"]
+    assert [each["object"] for each in json.loads(server.annotations[STATUS])["problems"]] == ["node n1"]
+
+
 def test_a_problem_of_any_length_leaves_the_status_short() -> None:
     server = Server()
     server.hear((0, replace(report(), problems=frozenset({replace(odd(0), text="y" * 100_000)}))))

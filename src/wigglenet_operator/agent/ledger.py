@@ -21,19 +21,21 @@ class Ledger:
         """`clock` gives Unix seconds."""
         self._clock = clock
         self._earlier: dict[Problem, str] | None = None
+        self._waited: frozenset[Problem] = frozenset()
         self.since: dict[Problem, str] = {}
         """In RFC 3339, UTC, seconds."""
 
     def update(self, report: TurnReport, status: str) -> tuple[list[Problem], list[Problem]]:
         """What has come and what has gone, sorted; `status` is what the own Node says of before a restart.
 
-        A turn that waits knows too little to call anything solved.
+        A turn that waits knows too little to call anything solved, but what one before it has told.
         """
         if self._earlier is None and report.registered:
             self._earlier = parse_problems(status)
         now = _text(self._clock())
         came = sorted(report.problems - self.since.keys())
-        gone = [] if report.waiting else sorted(self.since.keys() - report.problems)
+        gone = sorted((self._waited if report.waiting else self.since.keys()) - report.problems)
+        self._waited = report.problems if report.waiting else frozenset()
         for problem in came:
             self.since[problem] = self._began(problem) or now
         for problem in gone:
