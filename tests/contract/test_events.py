@@ -12,8 +12,8 @@ import pytest
 
 from tests.contract.tables import LINK, brought_to
 from tests.lab.namespaces import Place
-from wigglenet_operator.agent.run import only_agent
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.kernel.at_work import only_agent
 from wigglenet_operator.kernel.keys import KeyFileTable, generate, load_or_create
 from wigglenet_operator.kernel.monitor import watch, watch_files
 from wigglenet_operator.kernel.rtnl import Rtnl
@@ -150,7 +150,7 @@ def test_a_directory_that_is_made_later_is_watched(tmp_path: Path, monkeypatch: 
 
 HELD = f"""
 import sys
-from wigglenet_operator.agent.run import only_agent
+from wigglenet_operator.kernel.at_work import only_agent
 alone = only_agent({LINK!r})
 print("mine", flush=True)
 sys.stdin.read()

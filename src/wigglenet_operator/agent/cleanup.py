@@ -13,8 +13,8 @@ from typing import Any
 from kubernetes_asyncio.client import ApiClient
 
 from wigglenet_operator.agent.mesh import BOOT_MARKER, FORMER_SYSCTLS
-from wigglenet_operator.agent.run import only_agent
 from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
+from wigglenet_operator.kernel.at_work import only_agent
 from wigglenet_operator.kernel.cni_file import CniFileTable, leased
 from wigglenet_operator.kernel.files import OwnFiles, unfinished
 from wigglenet_operator.kernel.former_sysctls import FormerSysctls

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, closing
@@ -27,9 +26,9 @@ from wigglenet_operator.agent.serve import server
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
-from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
+from wigglenet_operator.errors import ApiError, WigglenetError
 from wigglenet_operator.kernel import monitor
-from wigglenet_operator.kernel.at_work import socket_name
+from wigglenet_operator.kernel.at_work import only_agent
 from wigglenet_operator.kernel.leftovers import LeftoverTable
 from wigglenet_operator.kernel.nft import NftTable
 from wigglenet_operator.kernel.nft_others import OtherTables
@@ -61,23 +60,6 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
         api = await stack.enter_async_context(access.client())
         watch = stack.enter_context(closing(NftWatch()))
         await _Agent(config, mesh, watch, api, access).serve()
-
-
-def only_agent(link: str) -> socket.socket:
-    """What says, for as long as it is open, that this is the agent of the link; KernelError if there is another.
-
-    A name that the node's network has once and that ends with its process: no file that could be stale, no directory to share.
-    """
-    name = socket_name(link)
-    mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        mine.bind(f"\0{name}")
-    except OSError as error:
-        mine.close()
-        text = f"another agent serves link {link} on this node; end one of the two (`ss -xlp | grep {name}` shows it)"
-        raise KernelError(text) from error
-    mine.listen()
-    return mine
 
 
 class _Agent:

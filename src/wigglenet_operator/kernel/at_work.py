@@ -1,9 +1,10 @@
 """Whether the agent of a link is at work on this node, and what it says.
 
-It holds a name for as long as it runs (`agent.run.only_agent`), and answers at its address for probes.
+It holds a name for as long as it runs, and answers at its address for probes.
 """
 
 import json
+import socket
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,23 @@ LARGEST = 1 << 24
 def socket_name(link: str) -> str:
     """What the agent of the link binds, without the leading NUL."""
     return f"wigglenet-operator/{link}"
+
+
+def only_agent(link: str) -> socket.socket:
+    """What says, for as long as it is open, that this is the agent of the link; KernelError if there is another.
+
+    A name that the node's network has once and that ends with its process: no file that could be stale, no directory to share.
+    """
+    name = socket_name(link)
+    mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mine.bind(f"\0{name}")
+    except OSError as error:
+        mine.close()
+        text = f"another agent serves link {link} on this node; end one of the two (`ss -xlp | grep {name}` shows it)"
+        raise KernelError(text) from error
+    mine.listen()
+    return mine
 
 
 def agent_at_work(link: str, sockets: Path = SOCKETS) -> bool:
