@@ -21,8 +21,19 @@ CONTRACT = ("tests/contract/test_tables.py", "tests/contract/test_wireguard.py",
 OF_THE_KERNEL = "link or MTU or address or peer or route or forwarding or rp_filter or firewall"
 FLOWS = "(by_nftables and neither)"
 """Of each family both features, and neither."""
+CLEAN = "tests/lab/test_cleanup.py::test_after_cleanup_a_node_is_as_before_the_first_start[embedded-tunnel]"
+SHOWN = "tests/lab/test_status.py::test_a_healthy_node_shows_link_peers_routes_firewall_and_pod_networks[embedded]"
 SUITES = {
-    "life": (*PYTEST, *CONTRACT, "tests/lab/test_mesh.py", "tests/lab/test_life.py", "-k", "not (killed_lab or leaves)"),
+    "life": (
+        *PYTEST,
+        *CONTRACT,
+        "tests/lab/test_mesh.py",
+        "tests/lab/test_life.py",
+        CLEAN,
+        SHOWN,
+        "-k",
+        "not (killed_lab or leaves)",
+    ),
     "faults": (*PYTEST, "tests/lab/test_faults.py", "tests/lab/test_flows.py", "-k", f"{OF_THE_KERNEL} or {FLOWS}"),
 }
 """One guest each, so that they take about as long; what is about agent, files and API server is the same on every kernel."""
