@@ -11,8 +11,11 @@ QUIET = ("kopf", "kubernetes_asyncio", "pyroute2", "aiohttp", "asyncio")
 """Libraries that are heard from WARNING on: Kopf alone tells of each event."""
 
 
-TOKEN = re.compile(r"(?i)(bearer\s+)[^\s'\",;>]+")
-"""What proves who the agent is, as it stands in a header: the `repr` of an error of aiohttp's has the request's headers."""
+TOKEN = re.compile(r"""(?i)(bearer(?:\s|\\[nrt])+)[^\s'",;>\\]+""")
+"""What proves who the agent is, as it stands in a header: the `repr` of an error of aiohttp's has the request's headers.
+
+In JSON as well: a backslash is in no token, it escapes what follows it.
+"""
 
 
 class TextFormatter(logging.Formatter):
@@ -35,11 +38,11 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": TOKEN.sub(r"\1...", record.getMessage()),
+            "message": record.getMessage(),
         }
         if record.exc_info:
-            line["error"] = TOKEN.sub(r"\1...", self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+            line["error"] = self.formatException(record.exc_info)
+        return TOKEN.sub(r"\1...", json.dumps(line, ensure_ascii=False))
 
 
 NO_SIGNALS = "kopf._core.reactor.running"

@@ -36,6 +36,14 @@ def test_no_token_is_in_a_line_wherever_it_comes_from(formatter: logging.Formatt
     assert "ValueError" in line
 
 
+@pytest.mark.parametrize("around", ['{"a": "%s"}', "\n%s\n", "\\%s\\"])
+def test_what_is_left_of_a_line_with_a_token_is_an_object(around: str) -> None:
+    said = around % f"Bearer {TOKEN}"
+    line = JsonFormatter().format(record("%s", said))
+
+    assert json.loads(line)["message"] == said.replace(TOKEN, "...")
+
+
 def test_a_file_gets_an_object_a_line(tmp_path: Path) -> None:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
