@@ -7,6 +7,8 @@ WigglenetError
     ApiError        the API server refused or is away; the data plane goes on
 """
 
+from http import HTTPStatus
+
 
 class WigglenetError(Exception):
     """The root of everything that this package raises on purpose."""
@@ -31,3 +33,8 @@ class ApiError(WigglenetError):
         """`status` is the HTTP status of a refusal, 0 if nobody answered."""
         super().__init__(message)
         self.status = status
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is for an administrator to mend; if not, the server is in trouble, or away."""
+        return self.status in range(400, 500) and self.status != HTTPStatus.TOO_MANY_REQUESTS

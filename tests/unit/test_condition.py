@@ -1,19 +1,22 @@
 """When the condition NetworkUnavailable is written, in virtual time."""
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
+
+import pytest
 
 from tests.virtual_time import run
-from wigglenet_operator.agent.condition import PAUSE_SECONDS, SETTLE_SECONDS, Condition
+from wigglenet_operator.agent.condition import DOUBT_SECONDS, Condition
+from wigglenet_operator.agent.kept import LEAST_SECONDS, MOST_SECONDS, SETTLE_SECONDS
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.problems import Code
 
 Act = tuple[float, Callable[[], None]]
 
 
-class Kept:
+class Keeper:
     """A Node with a condition, and what keeps it."""
 
     def __init__(self) -> None:
@@ -21,13 +24,13 @@ class Kept:
         self.status: int | None = None
         self.writes: list[tuple[float, str]] = []
         self.seen: list[list[Code]] = []
-        self.condition = Condition(published=lambda: self.there, publish=self.publish)
+        self.condition = Condition(published=lambda: self.there, write=self.write, nodes=lambda: 0)
 
-    async def publish(self, status: str, message: str) -> None:
-        self.writes.append((round(asyncio.get_running_loop().time(), 2), status))
+    async def write(self, condition: tuple[str, str]) -> None:
+        self.writes.append((round(asyncio.get_running_loop().time(), 2), condition[0]))
         if self.status is not None:
             raise ApiError("no", status=self.status)
-        self.there = (status, message)
+        self.there = condition
 
     def judged(self, when: float, *reasons: str) -> Act:
         return when, partial(self.condition.judge, reasons)
@@ -38,7 +41,7 @@ class Kept:
     def until(self, seconds: float, *acts: Act) -> list[tuple[float, str]]:
         async def main() -> None:
             task = asyncio.create_task(self.condition.keep())
-            for when, act in acts:
+            for when, act in sorted(acts, key=itemgetter(0)):
                 asyncio.get_running_loop().call_at(when, act)
             await asyncio.sleep(seconds)
             task.cancel()
@@ -47,41 +50,70 @@ class Kept:
         return self.writes
 
 
-def test_it_is_written_when_it_is_not_as_it_should_be_and_not_again() -> None:
-    kept = Kept()
-    kept.until(100, kept.judged(1), kept.judged(20), kept.judged(40, "waiting"), kept.judged(60, "waiting"))
+WELL = ("False", "the network of this node is as it should be")
 
-    assert kept.writes == [(1 + SETTLE_SECONDS, "False"), (40 + SETTLE_SECONDS, "True")]
+
+def test_it_is_written_when_it_is_not_as_it_should_be_and_not_again() -> None:
+    kept = Keeper()
+    ailing = [kept.judged(40.0 + 5 * i, "waiting") for i in range(10)]
+    kept.until(100, kept.judged(1), kept.judged(20), *ailing)
+
+    assert kept.writes == [(1 + SETTLE_SECONDS, "False"), (40 + DOUBT_SECONDS + SETTLE_SECONDS, "True")]
     assert kept.there == ("True", "waiting")
 
 
-def test_what_lasts_an_instant_is_not_written() -> None:
-    kept = Kept()
-    kept.there = ("False", "the network of this node is as it should be")
+def test_one_look_that_failed_taints_no_node() -> None:
+    kept = Keeper()
+    kept.there = WELL
+    acts = [kept.judged(5.0 * i, *["it cannot be looked at"] * (i % 3 > 0)) for i in range(20)]
 
-    assert kept.until(100, kept.judged(1, "waiting"), kept.judged(2)) == []
+    assert kept.until(100, *acts) == []
+
+
+def test_nothing_is_said_of_what_is_in_doubt() -> None:
+    kept = Keeper()
+    kept.there = ("True", "as the agent before has it")
+
+    assert kept.until(100, kept.judged(1, "waiting"), kept.judged(10, "waiting")) == []
+
+
+def test_it_is_soon_said_that_it_is_over() -> None:
+    kept = Keeper()
+    acts = [kept.judged(5.0 * i, "waiting") for i in range(10)]
+    kept.until(100, *acts, kept.judged(50))
+
+    assert kept.writes == [(DOUBT_SECONDS + SETTLE_SECONDS, "True"), (50 + SETTLE_SECONDS, "False")]
 
 
 def test_what_somebody_else_wrote_is_put_right() -> None:
-    kept = Kept()
+    kept = Keeper()
     kept.there = ("True", "no route was created")  # as cloud providers have it at first
 
     assert kept.until(100, kept.judged(1)) == [(1 + SETTLE_SECONDS, "False")]
 
 
 def test_it_is_written_at_a_bounded_pace() -> None:
-    kept = Kept()
-    writes = kept.until(100, *(kept.judged(float(i), *["waiting"] * (i // 3 % 2)) for i in range(100)))
+    kept = Keeper()
+    writes = kept.until(1200, *(kept.judged(float(i), *["waiting"] * (i // 30 % 2)) for i in range(1200)))
 
-    assert len(writes) > 3
-    assert all(later[0] - earlier[0] >= PAUSE_SECONDS for earlier, later in itertools.pairwise(writes))
+    assert 10 < len(writes) <= (1200 + MOST_SECONDS) / LEAST_SECONDS
 
 
 def test_one_that_is_refused_is_a_problem_and_tried_again() -> None:
-    kept = Kept()
+    kept = Keeper()
     kept.status = 403
     mend = partial(setattr, kept, "status", None)
     kept.until(30, kept.judged(1), (5, kept.look), (6, mend), (29, kept.look))
 
     assert kept.seen == [[Code.ConditionFailed], []]
     assert kept.there is not None
+
+
+@pytest.mark.parametrize("status", [0, 429, 503])
+def test_a_server_in_trouble_is_no_problem_of_the_condition(status: int) -> None:
+    kept = Keeper()
+    kept.status = status
+    kept.until(100, *(kept.judged(5.0 * i) for i in range(20)), (50, kept.look))
+
+    assert kept.seen == [[]]
+    assert 3 < len(kept.writes) < 10

@@ -1,7 +1,9 @@
 """The table of problems, and Events of them in virtual time."""
 
 import asyncio
+import itertools
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +13,8 @@ from tests.virtual_time import run
 from wigglenet_operator.agent.events import AGAIN_SECONDS, AT_ONCE, MOST, PAUSE_SECONDS, SETTLE_SECONDS, Events
 from wigglenet_operator.agent.ledger import CHARACTERS, STATUS_PROBLEMS, parse_problems, ranked, render_problems
 from wigglenet_operator.errors import ApiError
+from wigglenet_operator.kube.publish import event_name
+from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.model.problems import PROBLEMS, Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.desired import STEPS
@@ -76,11 +80,15 @@ class Heard:
     def __init__(self) -> None:
         self.told: list[Told] = []
         self.status: int | None = None
-        self.events = Events(self.publish)
+        self.unfit: Problem | None = None
+        self.nodes = 0
+        self.events = Events(self.publish, nodes=lambda: self.nodes)
 
     async def publish(self, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
         if self.status is not None:
             raise ApiError(f"create event {problem.subject}: no", status=self.status)
+        if problem == self.unfit:
+            raise ApiError("it is not fit", status=422)
         self.told.append((round(asyncio.get_running_loop().time(), 2), problem.subject, came))
 
     def hear(self, *noted: tuple[float, Problem, bool], until: float = 100.0, also: Also = ()) -> list[Told]:
@@ -143,14 +151,61 @@ def test_the_refusal_of_many_is_one_problem_for_as_long_as_it_lasts() -> None:
 
     heard.status = 403
     looks = ((float(seconds), look) for seconds in range(200))
-    other = (100.0, partial(setattr, heard, "status", 500))
+    other = (100.0, partial(setattr, heard, "status", 401))
     heard.hear((1, problem(1), True), (1, problem(2), True), also=(*looks, other), until=200)
 
     assert len(seen) == 2, "one for each status"
 
 
-def test_a_server_that_is_away_is_no_problem_of_events() -> None:
+@pytest.mark.parametrize("status", [0, 429, 500, 503])
+def test_a_server_that_is_away_or_in_trouble_is_no_problem_of_events(status: int) -> None:
+    heard, mend = Heard(), 60.0
+    heard.status = status
+    seen: list[frozenset[Problem]] = []
+    look = (mend - 1, lambda: seen.append(heard.events.problems()))
+    heard.hear((1, problem(), True), also=(look, (mend, partial(setattr, heard, "status", None))))
+
+    assert seen == [frozenset()]
+    assert len(heard.told) == 1
+
+
+def test_one_that_is_refused_for_good_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     heard = Heard()
-    heard.status = 0
-    heard.hear((1, problem(), True), until=60)
+    heard.unfit = problem(1)
+    heard.hear(*((1.0, problem(i), True) for i in range(3)))
+
+    assert [who for _, who, _ in heard.told] == ["node n0", "node n2"]
+    assert caplog.messages == ["not told: it is not fit"]
     assert not heard.events.problems()
+
+
+def test_while_one_is_refused_that_lasts_however_many_others_are_not() -> None:
+    heard, seen = Heard(), list[bool]()
+    mend = partial(setattr, heard, "status", None)
+    heard.status = 403
+    first, others = (1.0, problem(0), True), [(1.0, problem(i), True) for i in range(1, 5)]
+    look = lambda: seen.append(bool(heard.events.problems()))  # noqa: E731
+    heard.hear(first, *others, also=((2.0 + AGAIN_SECONDS, mend), *((float(s), look) for s in range(4, 100))))
+
+    assert sum(one != other for one, other in itertools.pairwise(seen)) == 1
+    assert (seen[0], seen[-1]) == (True, False)
+
+
+def test_in_a_large_cluster_not_all_tell_at_once() -> None:
+    """A bad Node is a problem of all agents in the same instant."""
+    agents = [Heard() for _ in range(20)]
+    for agent in agents:
+        agent.nodes = 1000
+        agent.hear((1, problem(), True))
+
+    when = sorted(agent.told[0][0] for agent in agents)
+    assert when[-1] - when[0] > 10
+    assert when[-1] <= 1 + SETTLE_SECONDS + 30
+
+
+def test_the_name_of_an_event_is_one_however_long_the_nodes_is() -> None:
+    name = event_name(NodeName(f"{'a' * 235}.{'b' * 17}"), problem(), "bad")
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name)
+    assert ".." not in name
+    assert len(name) <= 253
+    assert event_name(NodeName("n"), problem(), "bad") != event_name(NodeName("n"), problem(), "worse")

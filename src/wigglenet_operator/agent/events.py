@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from wigglenet_operator.errors import ApiError
+from wigglenet_operator.kube.pace import Budget, spread
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
@@ -15,6 +17,8 @@ AT_ONCE, PAUSE_SECONDS = 20, 10.0
 """Events in a row, and from then on the time between two: every one is kept by the API server for an hour."""
 AGAIN_SECONDS = 15.0
 """After one that was refused."""
+UNFIT = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+"""What the same Event would be told for ever; it is left out."""
 MOST = 200
 """That wait to be told; of more the oldest are forgotten, for log and status have them."""
 
@@ -22,9 +26,9 @@ MOST = 200
 class Events:
     """Tells what it is given, in order, for as long as `keep` runs."""
 
-    def __init__(self, publish: Callable[[Problem, bool], Awaitable[None]]) -> None:
-        """`publish` writes one: a problem, and whether it has come; ApiError if it could not."""
-        self._publish = publish
+    def __init__(self, publish: Callable[[Problem, bool], Awaitable[None]], *, nodes: Callable[[], int]) -> None:
+        """`publish` writes one: a problem, and whether it has come; ApiError if it could not. `nodes` are as many as tell."""
+        self._publish, self._nodes = publish, nodes
         self._waiting: dict[Problem, bool] = {}
         self._news = asyncio.Event()
         self._refused = (0, "")  # status and text
@@ -46,31 +50,33 @@ class Events:
 
     async def keep(self) -> None:
         """Tell until cancelled."""
-        clock = asyncio.get_running_loop().time
-        left, counted = float(AT_ONCE), clock()
+        budget = Budget(AT_ONCE * PAUSE_SECONDS, asyncio.get_running_loop().time)
         while True:
             await self._news.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(SETTLE_SECONDS + spread(self._nodes()))
             while self._waiting:
-                now = clock()
-                left, counted = min(left + (now - counted) / PAUSE_SECONDS, AT_ONCE), now
-                if left < 1:
-                    await asyncio.sleep((1 - left) * PAUSE_SECONDS)
-                    continue
-                left -= 1
-                await self._tell(next(iter(self._waiting)))
+                await asyncio.sleep(budget.spend(PAUSE_SECONDS))
+                if self._waiting:
+                    await self._tell(next(iter(self._waiting)))
             self._news.clear()
 
     async def _tell(self, problem: Problem) -> None:
         came = self._waiting.pop(problem)
         try:
             await self._publish(problem, came)
-            self._refused = (0, "")
         except ApiError as error:
-            if error.status not in {0, self._refused[0]}:  # each names another Event: each text would be another problem
-                self._refused = (error.status, str(error))
-            if problem in self._waiting:  # it has changed again, which leaves nothing to tell
-                del self._waiting[problem]
-            else:
-                self._waiting[problem] = came
-            await asyncio.sleep(AGAIN_SECONDS)
+            if error.status not in UNFIT:
+                await self._keep_waiting(problem, came, error)
+                return
+            log.warning("not told: %s", error)
+        if not self._waiting:  # else one of those may be refused again
+            self._refused = (0, "")
+
+    async def _keep_waiting(self, problem: Problem, came: bool, error: ApiError) -> None:  # noqa: FBT001 - as it is kept
+        if error.refused and error.status != self._refused[0]:  # each names another Event: each text would be another problem
+            self._refused = (error.status, str(error))
+        if problem in self._waiting:  # it has changed again, which leaves nothing to tell
+            del self._waiting[problem]
+        else:
+            self._waiting[problem] = came
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -18,6 +18,7 @@ from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.condition import Condition
 from wigglenet_operator.agent.events import Events
 from wigglenet_operator.agent.health import Turned, hindrances
+from wigglenet_operator.agent.kept import Kept
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.metrics import Meter
@@ -90,14 +91,15 @@ class _Agent:
         tables = {**mesh.tables(), **own}
         self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
         self._contested: frozenset[Problem] = frozenset()
-        self._events = Events(partial(self._publish, api))
-        self._teller = Teller(
-            version=__version__,
-            published=self._published,
-            write=annotations.write,
-            note=lambda problem, came: self._events.note(problem, came=came),
+        self._events = Events(partial(self._publish, api), nodes=self.store.count)
+        self._status = Kept(
+            published=lambda: self._published().get(STATUS),
+            write=lambda status: annotations.write({STATUS: status}),
+            nodes=self.store.count,
         )
-        self._condition = Condition(published=self._unavailable, publish=partial(publish_condition, api, config.node_name))
+        note = lambda problem, came: self._events.note(problem, came=came)  # noqa: E731
+        self._teller = Teller(version=__version__, status=self._status, note=note)
+        self._condition = Condition(published=self._unavailable, write=partial(self._say, api), nodes=self.store.count)
         self._last = WAITING
         self._unreadable: dict[NodeUID, Problem] = {}
 
@@ -126,7 +128,7 @@ class _Agent:
                 *self._mesh.work(self.loop.request),
             ]
             if not self._config.firewall_only:
-                work.append(self._teller.keep_status())
+                work.append(self._status.keep())
             if self._config.node_condition:
                 work.append(self._condition.keep())
             tasks = [group.create_task(coroutine) for coroutine in work]
@@ -182,6 +184,11 @@ class _Agent:
         own = self.store.own(self._config.node_name)
         return own.network_unavailable if own else None
 
+    async def _say(self, api: ApiClient, condition: tuple[str, str]) -> None:
+        (status, message), before = condition, self._unavailable()
+        moved = before is None or before[0] != status
+        self._put(await publish_condition(api, self._config.node_name, status, message, moved=moved))
+
     async def _look(self, cluster: ClusterState) -> HostFacts:
         host = await self._mesh.look(cluster)
         return replace(host, dropping_chains=await self._others.dropping())
@@ -198,10 +205,10 @@ class _Agent:
         try:
             report = await self._reconciler.turn()
         except WigglenetError as error:
-            return self._stopped(Code.LookFailed, f"it cannot be looked at, nothing was touched: {error}")
+            return self._stopped(Code.LookFailed, f"it cannot be looked at, nothing was touched: {error}", heard)
         except Exception as error:  # the data plane must not depend on the absence of bugs
             log.exception("a turn ended by a bug of the agent, please report it; the next one is tried")
-            return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}")
+            return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}", heard)
         around = self._operator.problems() | self._census.problems() | self._events.problems()
         around |= self._condition.problems() | self._server.problems() | frozenset(self._unreadable.values())
         self._last = report = replace(report, problems=report.problems | around)
@@ -216,8 +223,9 @@ class _Agent:
             self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
         return not report.failed
 
-    def _stopped(self, code: Code, text: str) -> bool:
+    def _stopped(self, code: Code, text: str, heard: float | None) -> bool:
         """Tell that a turn came to nothing; all else is as the last one has seen it."""
+        self._heard = heard or self._heard
         problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
         there = self._last.registered or self.store.own(self._config.node_name) is not None
         report = replace(self._last, steps={}, problems=self._last.problems | {problem}, registered=there)

@@ -40,6 +40,10 @@ class ClusterStore:
         if before != facts or self.complete != was_complete:
             self._changed()
 
+    def count(self) -> int:
+        """How many have been recorded and not been dropped."""
+        return len(self._nodes)
+
     def knows(self, uid: NodeUID) -> bool:
         """Whether a Node has been recorded and not been dropped."""
         return uid in self._nodes

@@ -18,6 +18,7 @@ import kopf
 
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.handlers import Recorder, register
+from wigglenet_operator.kube.pace import Budget
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
@@ -114,7 +115,7 @@ class Line:
         """Since when every request was refused, or is not answered; None if the last one was."""
         self.refused = 0
         """The HTTP status of the last refusal since then, 0 if nobody answered."""
-        self._left, self._counted, self._held = float(BURST), clock(), float("-inf")
+        self._budget, self._held = Budget(BURST / A_SECOND, clock), float("-inf")
 
     @property
     def held(self) -> bool:
@@ -123,14 +124,11 @@ class Line:
 
     async def pace(self) -> None:
         """Wait until the next request may be made."""
-        now = self._clock()
-        self._left = min(self._left + (now - self._counted) * A_SECOND, float(BURST)) - 1
-        self._counted = now
-        if self._left < 0:
+        if wait := self._budget.spend(1 / A_SECOND):
             if not self.held:
                 log.warning("the API server has the watch begin anew all the time; it is asked once a second from now on")
-            self._held = now
-            await asyncio.sleep(-self._left / A_SECOND)
+            self._held = self._clock()
+            await asyncio.sleep(wait)
         self.last = self.spoke = self._clock()
 
     def session(self, access: ApiAccess) -> aiohttp.ClientSession:

@@ -28,6 +28,8 @@ EVENTS = "/api/v1/namespaces/default/events"
 """Events on what has no namespace, such as a Node, are here (client-go, tools/record)."""
 MESSAGE = 1024
 """Characters of an Event's message (Kubernetes API, events.k8s.io/v1)."""
+NAME = 253
+"""Characters of its name, as of any object's; a Node's may have as many."""
 
 
 class AnnotationTable:
@@ -71,15 +73,15 @@ class AnnotationTable:
         self._answered(node)
 
 
-async def publish_condition(api: ApiClient, node: NodeName, status: str, message: str) -> None:
-    """Set the own Node's condition NetworkUnavailable to `status`, "True" or "False"; ApiError if it cannot be.
+async def publish_condition(api: ApiClient, node: NodeName, status: str, message: str, *, moved: bool) -> dict[str, Any]:
+    """Set the own Node's condition NetworkUnavailable to `status`, "True" or "False"; the Node as the server has it then.
 
-    A strategic merge patch, for conditions are a list by type to which others write as well.
+    `moved` says whether that is another status than before, or the first: else the time of its transition stays.  ApiError
+    if it cannot be set.  A strategic merge patch, for conditions are a list by type to which others write as well.
     """
     now = _now()
-    condition = {"type": NETWORK_UNAVAILABLE, "status": status, "reason": REASON, "message": message}
-    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
-    await _patch_conditions(api, node, {**condition, **times})
+    condition = {"type": NETWORK_UNAVAILABLE, "status": status, "reason": REASON, "message": message, "lastHeartbeatTime": now}
+    return await _patch_conditions(api, node, {**condition, "lastTransitionTime": now} if moved else condition)
 
 
 async def remove_condition(api: ApiClient, node: NodeName) -> None:
@@ -87,19 +89,25 @@ async def remove_condition(api: ApiClient, node: NodeName) -> None:
     await _patch_conditions(api, node, {"type": NETWORK_UNAVAILABLE, "$patch": "delete"})
 
 
-async def _patch_conditions(api: ApiClient, node: NodeName, condition: Mapping[str, str]) -> None:
+async def _patch_conditions(api: ApiClient, node: NodeName, condition: Mapping[str, str]) -> dict[str, Any]:
     path, what = f"/api/v1/nodes/{node}/status", f"set {NETWORK_UNAVAILABLE} of node {node}"
     body = {"status": {"conditions": [condition]}}
-    await ask(api, "PATCH", path, what=what, headers=STRATEGIC_PATCH, body=body)
+    return await ask(api, "PATCH", path, what=what, headers=STRATEGIC_PATCH, body=body)
+
+
+def event_name(node: NodeName, problem: Problem, message: str) -> str:
+    """By content, so that a restart makes no second Event."""
+    digest = hashlib.sha256(f"{problem.code} {message}".encode()).hexdigest()[:16]
+    return f"{node[: NAME - len(digest) - 1].rstrip('.-')}.{digest}"
 
 
 async def publish_event(api: ApiClient, node: NodeName, uid: NodeUID, problem: Problem, *, came: bool) -> None:
     """Tell that a problem has come, or has gone; one that was told before is counted.  ApiError if it cannot be.
 
-    Source of the fields: Kubernetes API, core/v1 Event; the name is by content, so that a restart makes no second one.
+    Source of the fields: Kubernetes API, core/v1 Event.
     """
     message = f"{'' if came else 'solved: '}{problem}"[:MESSAGE]
-    name = f"{node}.{hashlib.sha256(f'{problem.code} {message}'.encode()).hexdigest()[:16]}"
+    name = event_name(node, problem, message)
     what, now = f"write an Event on node {node}", _now()
     involved = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
     body = {
