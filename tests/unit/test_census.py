@@ -26,6 +26,8 @@ class Cluster:
         self.late: dict[NodeUID, Version] = {}
         """What the next listing does not have yet."""
         self.away = False
+        self.failures: list[ApiError] = []
+        """How the next listings fail."""
         self.services: frozenset[IPNetwork] | None = nets("10.96.0.0/16")
         self.listings: list[float] = []
         self.renewed: list[float] = []
@@ -36,6 +38,8 @@ class Cluster:
         self.listings.append(asyncio.get_running_loop().time())
         if self.away:
             raise ApiError("list Nodes: away")
+        if self.failures:
+            raise self.failures.pop(0)
         late, self.late = self.late, {}
         return {uid: version for uid, version in self.versions.items() if uid not in late}
 
@@ -159,6 +163,22 @@ def test_while_the_api_server_is_away_it_is_asked_every_five_seconds_and_that_is
     cluster.away = False
     cluster.until(10)
     assert not cluster.census.problems()
+
+
+def test_an_outage_is_one_problem_however_many_texts_it_has_and_a_refusal_is_another() -> None:
+    cluster = Cluster(A)
+    away = [ApiError("refused"), ApiError("timeout"), ApiError("503", status=503), ApiError("x"), ApiError("403", status=403)]
+    texts: list[str] = []
+    for failure in (*away, ApiError("y"), ApiError("403: y", status=403)):
+        cluster.failures = [failure]
+        cluster.until(1)
+        texts += [problem.text for problem in cluster.census.problems()]
+    assert texts == ["refused"] * 4 + ["403", "refused", "403"]
+
+    cluster.until(1)
+    cluster.failures = [ApiError("timeout")]
+    cluster.until(1)
+    assert [problem.text for problem in cluster.census.problems()] == ["timeout"]
 
 
 def test_service_ranges_are_known_before_anything_is_planned_and_their_absence_is_told_once(

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import ApiError
@@ -42,6 +43,7 @@ class Census:
         self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
         self._renewed = 0
         self._failed = ""
+        self._failures: dict[int, str] = {}  # by status, 0 for a server in trouble
 
     def request(self) -> None:
         """Ask for a census soon; from the loop's own thread."""
@@ -76,9 +78,11 @@ class Census:
             self._store.expect(listed)
             await self._drop_the_vanished(listed)
         except ApiError as error:
-            self._failed = str(error)
+            status = error.status if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else 0
+            self._failed = self._failures.setdefault(status, str(error))  # an outage has many texts, and is one problem
             return AGAIN_SECONDS
         self._failed = ""
+        self._failures.clear()
         if not self._store.complete:
             log.info("waiting until each of %d Nodes has been seen", len(listed))
         return self._judge(listed)
