@@ -193,6 +193,7 @@ def test_an_agent_that_remembers_nothing_finds_what_its_pods_networks_were_in_th
 @pytest.mark.parametrize("broken", [s.table for s in STEPS])
 def test_a_failed_step_stops_only_what_needs_it(broken: str) -> None:
     bench = Bench(A, B)
+    bench.tables["leftovers"].content["iptables"] = "chains"  # every step has something to write
     bench.tables[broken].broken = "refused"
 
     report = bench.turn()
@@ -534,6 +535,19 @@ def test_a_changed_endpoint_that_could_not_be_written_is_wanted_again() -> None:
     bench.turn()
 
     assert str(bench.tables["peers"].content[key("b")].endpoint) == "192.0.2.77:24601"
+
+
+def test_a_step_waits_only_with_something_to_write_and_what_needs_it_waits_all_the_same() -> None:
+    bench = Bench(A)
+    bench.turn()
+    bench.tables["device"].broken = "taken"
+    bench.store.put(replace(A, node_ips=ips("192.0.2.77")))
+    bench.store.put(B)
+    report = bench.turn()
+
+    waiting = {name: step.waits_for for name, step in report.steps.items() if step.waits_for}
+    assert waiting == {"peers": "link", "routes": "link"}
+    assert not report.steps["cni"].failed
 
 
 def test_withdrawing_the_cni_file_waits_for_nothing() -> None:

@@ -10,7 +10,7 @@ from wigglenet_operator.agent.health import HANG_SECONDS, SILENT_SECONDS, Health
 from wigglenet_operator.agent.reconcile import WAITING
 from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.model.problems import PROBLEMS, Code
-from wigglenet_operator.model.report import Problem, TurnReport
+from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 
 WELL = TurnReport(steps={}, problems=frozenset(), peers=1, names={key("b"): NodeName("b")})
 
@@ -91,6 +91,16 @@ def test_a_problem_keeps_a_node_from_being_ready_only_if_it_breaks_the_data_path
     assert told.health.ailments() == []
     told.turn()
     assert told.health.hindrances() == []
+
+
+def test_a_step_that_waits_keeps_a_node_from_being_ready_though_the_step_that_it_waits_for_does_not(told: Told) -> None:
+    problem = Problem(code=Code.KeyFileFailed, subject="step key", text="no space")
+    for step, hindrances in ((StepReport(waits_for="key"), ["step cni waits for step key"]), (StepReport(), [])):
+        steps = {"key": StepReport(error="no space"), "cni": step}
+        report = TurnReport(steps=steps, problems=frozenset({problem}))
+        told.health.turned(Turned(report=report, began=0.0, ended=0.0))
+
+        assert told.health.hindrances() == hindrances
 
 
 def test_the_status_has_every_problem_and_the_peers_names(told: Told) -> None:

@@ -41,7 +41,9 @@ class Turned:
 def hindrances(report: TurnReport) -> list[str]:
     """Why a node's network is not as it should be, by one turn, the worst first; empty if it is."""
     waiting = ["waiting: there is too little to plan with"] if report.waiting else []
-    return [*waiting, *(str(p) for p in ranked(report.problems) if p.meaning.breaks)]
+    broken = (str(p) for p in ranked(report.problems) if p.meaning.breaks)
+    undone = (f"step {name} waits for step {step.waits_for}" for name, step in report.steps.items() if step.waits_for)
+    return [*waiting, *broken, *undone]
 
 
 class Health:

@@ -27,6 +27,7 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
     """
     done: dict[str, StepReport] = {}
     taken_back: dict[str, StepReport] = {}
+    stopped: set[str] = set()  # what failed and what needs it, for a step with nothing to write passes the wait on
     for step in STEPS:
         going = differences.get(step.table)
         if step.table in tables and step.needs == ("*",) and isinstance(going, Changes) and going.remove and not going.put:
@@ -39,8 +40,10 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
             continue
         changes = differences[step.table]
         before = done.keys() if step.needs == ("*",) else done.keys() & set(step.needs)
-        failed = next((name for name in done if name in before and done[name].failed), None)
-        done[step.table] = StepReport(waits_for=failed) if failed else await _step(tables[step.table], changes)
+        failed = next((name for name in done if name in before & stopped), None)
+        done[step.table] = StepReport(waits_for=failed) if failed and changes else await _step(tables[step.table], changes)
+        if failed or done[step.table].failed:
+            stopped.add(step.table)
     return done
 
 

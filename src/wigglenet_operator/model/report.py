@@ -40,7 +40,7 @@ class StepReport:
     removed: int = 0
     error: str = ""
     waits_for: str = ""
-    """The step whose failure kept this one from being tried."""
+    """The step whose failure kept this one from writing what it has to write."""
     seconds: float = field(default=0.0, compare=False)
     """How long it wrote."""
 
