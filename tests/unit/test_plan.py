@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, PodNetworkSource, WireGuardKind
+from wigglenet_operator.model.facts import IPNetwork, ClusterState, HostFacts, NodeFacts, PodNetworkSource, WireGuardKind
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
@@ -73,9 +73,11 @@ def test_a_node_without_a_key_gets_no_peer_and_no_route() -> None:
     assert not state.routes
 
 
-def test_a_node_without_pod_networks_is_a_peer_with_its_addresses() -> None:
-    state = desired(A, replace(B, spec_pod_cidrs=frozenset(), pod_cidrs=frozenset()))
+@pytest.mark.parametrize("spec", [frozenset(), B.spec_pod_cidrs])
+def test_a_node_that_announces_no_pod_networks_is_a_peer_with_its_addresses(spec: frozenset[IPNetwork]) -> None:
+    state = desired(A, replace(B, spec_pod_cidrs=spec, pod_cidrs=frozenset()))
 
+    assert not state.routes
     assert state.peers[key("b")].allowed_ips == nets("192.0.2.2/32 2001:db8::2/128")
 
 
