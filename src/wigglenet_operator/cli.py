@@ -123,11 +123,14 @@ def _run(_: argparse.Namespace) -> int:
     settings = read_settings(os.environ)
     import asyncio
     import logging
+    import resource
 
     from wigglenet_operator import logs
     from wigglenet_operator.agent.run import run
     from wigglenet_operator.kube.access import ApiAccess
 
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as Go's programs do: strangers at a port must not use up 1,024
     logs.setup()
     for warning in settings.warnings():
         logging.getLogger(__name__).warning(warning)

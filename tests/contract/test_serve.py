@@ -3,11 +3,12 @@
 import json
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +22,7 @@ from wigglenet_operator.agent import health, serve
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.agent.metrics import Meter
 from wigglenet_operator.agent.reconcile import WAITING
-from wigglenet_operator.agent.serve import Server, server
+from wigglenet_operator.agent.serve import server
 from wigglenet_operator.model.config import Bind, Tls
 from wigglenet_operator.model.report import TurnReport
 
@@ -30,25 +31,28 @@ SECONDS = 10.0
 WELL = TurnReport(steps={}, problems=frozenset())
 
 
-def free_port() -> int:
-    with closing(socket.create_server((HOST, 0))) as found:
-        return int(found.getsockname()[1])
+def reserved(stack: ExitStack) -> int:
+    """A port that nobody else is given: it is bound, but nobody listens, so that who may bind it too can do so."""
+    found = stack.enter_context(closing(socket.socket()))
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((HOST, 0))
+    return int(found.getsockname()[1])
 
 
 class Served:
     """Health and metrics of nobody, on ports of their own."""
 
-    def __init__(self, enter: Callable[[Server], None], *, tls: Tls | None = None, host: str | None = HOST) -> None:
-        self.health_port, self.metrics_port = free_port(), free_port()
+    def __init__(self, stack: ExitStack, *, tls: Tls | None = None, host: str | None = HOST) -> None:
+        self.health_port, self.metrics_port = reserved(stack), reserved(stack)
         address = ip_address(host) if host else None
         health, metrics = (Bind(host=address, port=port) for port in (self.health_port, self.metrics_port))
         self.meter = Meter()
         chosen = config("a", health=health, metrics=metrics, metrics_tls=tls)
         self.server = server(chosen, silent=lambda: 0.0, meter=self.meter)
-        self._enter = enter
+        self._stack = stack
 
     def start(self) -> None:
-        self._enter(self.server)
+        self._stack.enter_context(self.server.serving())
 
     def turn(self, report: TurnReport = WELL) -> None:
         self.server.turned(Turned(report=report, began=time.time(), ended=time.monotonic()))
@@ -76,11 +80,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setattr(serve, "LOOK_SECONDS", 0.05)
     with ExitStack() as stack:
 
-        def enter(one: Server) -> None:
-            stack.enter_context(one.serving())
-
         def made(*, tls: Tls | None = None, host: str | None = HOST) -> Served:
-            return Served(enter, tls=tls, host=host)
+            return Served(stack, tls=tls, host=host)
 
         yield made
 
@@ -137,7 +138,7 @@ def test_a_port_that_is_taken_is_a_problem_until_it_is_free(make: Make) -> None:
 def test_nothing_listens_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "LOOK_SECONDS", 0.05)
     with ExitStack() as stack:
-        served = Served(lambda one: stack.enter_context(one.serving()))
+        served = Served(stack)
         served.start()
         answers(served)
 
@@ -213,6 +214,73 @@ def is_cut(connection: HTTPConnection) -> bool:
     except OSError:
         return True
     return False
+
+
+FLOOD = """
+import resource, socket, sys, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+for one in held if sys.argv[3:] else []:
+    one.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" * 1000)
+print("held", flush=True)
+time.sleep(600)
+"""
+"""Opens so many connections and reads nothing from them; says something in each if there is one more argument."""
+
+
+@contextmanager
+def flood(port: int, number: int, *speaks: str) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", FLOOD, str(port), str(number), *speaks], stdout=subprocess.PIPE) as client:
+        try:
+            assert client.stdout
+            assert client.stdout.readline() == b"held\n"
+            yield
+        finally:
+            client.kill()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("speaks", [(), ("speaks",)], ids=["silent", "never read"])
+def test_whoever_holds_many_connections_takes_few_descriptors_and_keeps_nobody_out(make: Make, speaks: tuple[str, ...]) -> None:
+    served = make()
+    served.start()
+    answers(served)
+    before = descriptors()
+    with flood(served.health_port, 400, *speaks):
+        eventually(lambda: descriptors() <= before + serve.MOST + 10, what="the descriptors are free")
+        assert served.ask("/healthz") == (200, "ok\n")
+    eventually(lambda: descriptors() <= before + 10, what="no connection is left")
+
+
+def test_who_says_nothing_is_not_waited_for_with_tls_either(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "HANDSHAKE_SECONDS", 1.0)
+    ca, files = trustme.CA(), Files(tmp_path)
+    files.swap(**issued(ca))
+    served = make(tls=files.tls())
+    served.start()
+    eventually(lambda: not is_refused(served, trusting(ca)), what="it is served")
+    before = descriptors()
+    with flood(served.metrics_port, 200):
+        eventually(lambda: descriptors() <= before + 10, what="the descriptors are free")
+        assert not is_refused(served, trusting(ca))
+
+
+def test_who_asks_nothing_any_more_is_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.5)
+    served = make()
+    served.start()
+    answers(served)
+    with closing(HTTPConnection(HOST, served.health_port, timeout=SECONDS)) as kept:
+        kept.request("GET", "/healthz")
+        kept.getresponse().read()
+        assert kept.sock
+        assert kept.sock.recv(1) == b""
 
 
 def test_a_certificate_that_changes_is_shown_from_then_on(make: Make, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ FRESH_SECONDS = 1.0
 """How old metrics may be."""
 CLOSE_SECONDS = 2.0
 """How long an answer may take that is under way when the listener ends."""
+IDLE_SECONDS, HANDSHAKE_SECONDS = 75.0, 5.0
+"""How long a connection may ask nothing: longer than Prometheus's 60 s between two scrapes; and take for its TLS handshake."""
+MOST = 100
+"""Connections at an address."""
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,13 +50,25 @@ class Page:
 Pages = Mapping[str, Callable[[], Page]]
 
 
+class Bounded(web.Server):
+    """Of more connections than MOST the oldest end: whoever holds many open must not keep others out, nor take descriptors."""
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """One more."""
+        super().connection_made(handler, transport)
+        for oldest in self.connections[:-MOST]:
+            if oldest.transport:
+                oldest.transport.abort()
+
+
 class Listener:
     """Pages at one address, while that can be had."""
 
     def __init__(self, setting: str, bind: Bind, pages: Pages, tls: Tls | None = None) -> None:
         """`setting` names what has the address; without `tls` it is plain HTTP."""
         self._setting, self._bind, self._pages, self._tls = setting, bind, pages, tls
-        self._runner: web.ServerRunner | None = None
+        self._http: Bounded
+        self._sockets: asyncio.Server | None = None
         self._in_force: tuple[bytes, ...] | None = None
         self.problem: Problem | None = None
 
@@ -69,21 +85,21 @@ class Listener:
         """Listen, anew if the files have changed; what keeps it from that. Then what was in force stays."""
         try:
             content = _content(self._tls)
-            if self._runner and content == self._in_force:
+            if self._sockets and content == self._in_force:
                 return None
             context = tls_context(self._tls) if self._tls else None
         except (OSError, ValueError) as error:
             text = f"a file of METRICS_TLS_* cannot be used, what was in force stays: {error}"
             return Problem(code=Code.CertificateUnusable, subject=f"address {self._bind}", text=text)
         await self._close()  # with every connection, for who may connect has changed
-        runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=CLOSE_SECONDS)
-        await runner.setup()
-        self._runner = runner
+        self._http = Bounded(self._answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
+        host = str(self._bind.host) if self._bind.host else None
+        handshake = HANDSHAKE_SECONDS if context else None
         try:
-            host = str(self._bind.host) if self._bind.host else None
-            await web.TCPSite(runner, host, self._bind.port, ssl_context=context).start()
+            self._sockets = await asyncio.get_running_loop().create_server(
+                self._http, host, self._bind.port, ssl=context, ssl_handshake_timeout=handshake
+            )
         except OSError as error:
-            await self._close()
             text = f"cannot be listened on: {error.strerror or error}; see `ss -ltnp`, and set another {self._setting}"
             return Problem(code=Code.ListenFailed, subject=f"address {self._bind}", text=text)
         self._in_force = content
@@ -91,9 +107,12 @@ class Listener:
         return None
 
     async def _close(self) -> None:
-        if self._runner:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._sockets:
+            self._sockets.close()
+            await asyncio.sleep(0)  # who has connected is known then
+            self._http.pre_shutdown()
+            await self._http.shutdown(CLOSE_SECONDS)
+            self._sockets = None
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:
