@@ -17,6 +17,7 @@ from wigglenet_operator.kernel.link import OwnLink
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
 from wigglenet_operator.model.ruleset import Item
 from wigglenet_operator.show import node as show_node
+from wigglenet_operator.show import status as show_status
 from wigglenet_operator.show.cluster import NodeView, cluster_json, cluster_page, view
 from wigglenet_operator.show.cluster import well as all_well
 from wigglenet_operator.show.look import Look
@@ -356,6 +357,43 @@ def test_a_cluster_that_is_not_reached_ends_with_3(tmp_path: Path) -> None:
 
         assert status == 3, said
         assert "list Nodes: " in said
+
+
+class TerminalStream(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_json_on_a_terminal_is_only_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show_status, "WATCH_SECONDS", 0)
+    out, looks = TerminalStream(), iter(range(3))
+
+    async def look() -> show_status.View:
+        if next(looks) == 2:
+            raise KeyboardInterrupt
+        return show_status.View(page=list, json=lambda: {"well": True}, well=True)
+
+    assert show_status.watch_status(look, out, as_json=True) is True
+    assert out.getvalue() == '{"well": true}\n' * 2
+
+
+def test_an_agent_may_have_as_many_files_as_the_system_lets_it() -> None:
+    code = """
+import resource, sys
+from wigglenet_operator import cli
+from wigglenet_operator.agent import run
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+async def told(*_):
+    print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+run.run = told
+sys.argv = ["wigglenet-operator", "run"]
+cli.main()
+"""
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "192.0.2.1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True\n"
 
 
 def test_help_and_status_import_no_client_library() -> None:

@@ -103,4 +103,5 @@ class FormerSysctls:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise KernelError(f"read {self._path}, which has what settings were: {error}") from error
+            remedy = "look at it, then remove it: settings stay as they are"
+            raise KernelError(f"read {self._path}, which has what settings were: {error}; {remedy}") from error

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import IO
@@ -80,7 +81,7 @@ def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None
     """Look every other second until Ctrl-C; whether all was well the last time. JSON is one line for each look."""
     well: bool | None = None
     try:
-        with live(stream) as put:
+        with nullcontext() if as_json else live(stream) as put:
             while True:
                 try:
                     view = asyncio.run(looks())
@@ -89,11 +90,11 @@ def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None
                 except WigglenetError as error:
                     view = _unseen(str(error))
                 well = view.well
-                if as_json:
+                if put:
+                    put(view.page())
+                else:
                     stream.write(json.dumps(view.json()) + "\n")
                     stream.flush()
-                else:
-                    put(view.page())
                 time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return well
