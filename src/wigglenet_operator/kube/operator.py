@@ -157,9 +157,9 @@ class Line:
 class KopfOperator:
     """Watches Nodes and tells a recorder, for as long as `run` runs."""
 
-    def __init__(self, access: ApiAccess, recorder: Recorder) -> None:
-        self._access, self._recorder = access, recorder
-        self._line = Line()
+    def __init__(self, access: ApiAccess, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
+        self._access, self._recorder, self._clock = access, recorder, clock
+        self._line = Line(clock)
         self._end: asyncio.Future[str] | None = None
         self._renewed = False
 
@@ -167,10 +167,10 @@ class KopfOperator:
         """Start an operator, and a fresh one whenever one ends or is deaf, until cancelled."""
         pauses = iter(Backoffs())
         while True:
-            started = time.monotonic()
+            started = self._clock()
             reason = await self._one_life()
             log.warning("the watch of Nodes is started anew: %s", reason)
-            if time.monotonic() - started > LIVED_SECONDS:
+            if self._clock() - started > LIVED_SECONDS:
                 pauses = iter(Backoffs())
             if not self._renewed:
                 await self._pause(next(pauses))
@@ -189,7 +189,7 @@ class KopfOperator:
 
     def silent(self) -> float:
         """Seconds since anything was asked or answered: an API server that is away is asked all the time; from any thread."""
-        return time.monotonic() - self._line.spoke
+        return self._clock() - self._line.spoke
 
     def problems(self) -> frozenset[Problem]:
         """What is wrong with the talk to the API server."""
@@ -198,7 +198,7 @@ class KopfOperator:
             text = f"it ends every watch at once; it is asked {A_SECOND:g} times a second until it does not"
             found.append((Code.APIThrottled, text))
         since, status = self._line.failing_since, self._line.refused
-        if since is not None and time.monotonic() - since > REFUSED_SECONDS:
+        if since is not None and self._clock() - since > REFUSED_SECONDS:
             said = f"answers {status} when asked for Nodes" if status else "does not answer"
             code = Code.APIRefused if status in REFUSALS else Code.APIUnreachable
             found.append((code, f"it {said}; until it shows them, everything stays as it is"))
@@ -214,7 +214,7 @@ class KopfOperator:
         here = asyncio.get_running_loop()
         ended: asyncio.Future[str] = here.create_future()
         self._end, self._renewed = ended, False
-        self._line.last = time.monotonic()
+        self._line.last = self._clock()
         life = _Life(self._access, self._recorder, self._line)
 
         def tell(reason: str) -> None:
@@ -230,7 +230,7 @@ class KopfOperator:
         worker.start()
         try:
             while not ended.done():
-                silent = time.monotonic() - self._line.last
+                silent = self._clock() - self._line.last
                 if silent > DEAF_SECONDS:
                     tell(f"nothing was asked nor heard for {silent:.0f} s")
                 await asyncio.wait([ended], timeout=DEAF_SECONDS - silent + 1)
