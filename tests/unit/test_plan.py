@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import IPNetwork, ClusterState, HostFacts, NodeFacts, PodNetworkSource, WireGuardKind
+from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, PodNetworkSource, WireGuardKind
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
