@@ -1,21 +1,25 @@
 """What a node may lack for a while: the agent says so, pods notice nothing, what it can repair it repairs, and it recovers."""
 
+import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import pytest
 
 from tests.lab.denials import allow, cut, forbid
-from tests.lab.faults import annotate, run, then
+from tests.lab.faults import annotate, run, spoken, then
 from tests.lab.harms import NFT
 from tests.lab.lab import ApiKind, Lab
-from tests.lab.node import CONFLIST, SERVICE_ACCOUNT, LabNode
+from tests.lab.node import CONFLIST, LOG, SERVICE_ACCOUNT, LabNode
+from tests.lab.pages import HEALTH, METRICS, page
 from tests.lab.provocations import OTHER_CNI
 from tests.lab.sources import NODE_IPS
 from tests.lab.strike import KEY, Act, nothing
-from tests.lab.told import logged
+from tests.lab.told import STATUS, logged
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import WireGuardKind
 from wigglenet_operator.model.problems import Code
@@ -39,6 +43,9 @@ time.time = wrong
 NO_MEMORY = f'#!/bin/sh\nulimit -v 1000\nexec {NFT} "$@"\n'
 FULL = "mount -t tmpfs -o size=4k none {0}; head -c 4096 /dev/zero > {0}/junk"
 """A disk without a free page."""
+TURNS, REQUESTS = "wigglenet_turns_total", "wigglenet_api_requests_total"
+ORPHAN = "unreachable 10.250.0.0/24 proto 157 metric 4294967295"
+"""The closed route of a network whose node has gone: it stays for 10 minutes."""
 CNI, ETC = CONFLIST.rpartition("/")[0], KEY.rpartition("/")[0]
 
 
@@ -48,20 +55,11 @@ class Row:
 
     harm: Act
     heal: Act
-    codes: tuple[Code, ...] = ()
+    codes: tuple[Code, ...]
     """What the agent says meanwhile."""
     after: Act = nothing
     """Clears up when it has recovered."""
     seconds: float = 20.0
-    repairs: bool = True
-    """Whether routes are repaired meanwhile."""
-
-
-def jump(seconds: int) -> Act:
-    def act(_lab: Lab, node: LabNode) -> None:
-        node.path(f"{PROGRAMS}/offset").write_text(str(seconds))
-
-    return act
 
 
 def want_memory(_lab: Lab, node: LabNode) -> None:
@@ -95,8 +93,6 @@ def kept_again(_lab: Lab, node: LabNode) -> None:
 
 READ_ONLY = f"mount --bind {CNI} {CNI}; mount -o remount,bind,ro {CNI}"
 ROWS = {
-    "the clock jumps an hour ahead": Row(harm=jump(3600), heal=jump(0)),
-    "the clock jumps an hour back": Row(harm=jump(-3600), heal=jump(0)),
     "the disk of the CNI file is full": Row(
         harm=run(FULL.format(CNI)), heal=run(f"rm {CNI}/junk"), codes=(Code.CNIFileFailed,), after=written_again
     ),
@@ -136,7 +132,7 @@ def pair(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
         a = made.add_node("a", agent=False)
         a.path(PROGRAMS).mkdir()
         a.path(f"{PROGRAMS}/sitecustomize.py").write_text(CLOCK)
-        a.environment |= {"PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+        a.environment |= {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "ENABLE_METRICS": "true"}
         if made.wireguard is WireGuardKind.USERSPACE:
             a.start_wireguard()
         a.start_agent(pythonpath=PROGRAMS)
@@ -145,12 +141,18 @@ def pair(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield made
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_pods_notice_nothing_and_the_agent_says_what_it_lacks_and_recovers(pair: Lab, row: Row) -> None:
+def fresh(pair: Lab) -> LabNode:
+    """The first node with an agent that remembers no repair: a wait for its work undoes something."""
     a = pair.nodes["a"]
-    a.kill()  # one that remembers no repair: a wait for its work undoes something
+    a.kill()
     a.start_agent(pythonpath=PROGRAMS)
     a.wait_working()
+    return a
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_pods_notice_nothing_and_the_agent_says_what_it_lacks_and_recovers(pair: Lab, row: Row) -> None:
+    a = fresh(pair)
     pid = a.agent_pid()
     with pair.no_loss():
         row.harm(pair, a)
@@ -158,7 +160,6 @@ def test_pods_notice_nothing_and_the_agent_says_what_it_lacks_and_recovers(pair:
             for code in row.codes:
                 eventually(lambda code=code: logged(a, code)[0], what=f"it says {code}", seconds=row.seconds)  # type: ignore[misc]  # bool
             a.wait_working()
-            assert row.codes or not a.problems()
         finally:
             row.heal(pair, a)
         with suppress(NotSeenError):
@@ -168,3 +169,54 @@ def test_pods_notice_nothing_and_the_agent_says_what_it_lacks_and_recovers(pair:
         a.wait_working()
     assert a.agent_pid() == pid
     assert not a.problems()
+
+
+def count(node: LabNode, name: str) -> float:
+    """A sample of the agent's metrics, or the sum of those whose labels differ; 0 while it has none."""
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (.*)$", page(node, METRICS, "/metrics")[1], re.MULTILINE)))
+
+
+def written(lab: Lab, node: LabNode) -> tuple[object, ...]:
+    """What an agent that is given nothing to do leaves as it is: its Node, routes, peers and their endpoints."""
+    found = lab.api.admin.get(f"/api/v1/nodes/{node.name}")
+    routes = [node.place.run("ip", family, "route") for family in ("-4", "-6")]
+    peers = {key: (peer.endpoint, peer.allowed_ips) for key, peer in node.wireguard().items()}
+    return found["metadata"]["resourceVersion"], routes, peers
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600], ids=["ahead", "back"])
+def test_a_clock_that_jumps_for_an_hour_and_back_is_no_reason_to_do_anything(pair: Lab, seconds: int) -> None:
+    a = pair.nodes["a"]
+    a.place.run("sh", "-ec", f"echo > {OTHER_CNI}; ip route add {ORPHAN}")
+    try:
+        fresh(pair)
+        began = eventually(lambda: [entry["since"] for entry in told(pair, a)], what="a problem is told")
+        with quiet(pair, a):
+            for offset in (seconds, 0):
+                a.path(f"{PROGRAMS}/offset").write_text(str(offset))
+                turns, requests = count(a, TURNS), count(a, REQUESTS)
+                eventually(lambda turns=turns: count(a, TURNS) >= turns + 2, what="turns end", seconds=40)  # type: ignore[misc]  # bool
+                eventually(lambda requests=requests: count(a, REQUESTS) > requests, what="a census is taken", seconds=40)  # type: ignore[misc]  # bool
+                assert page(a, HEALTH, "/healthz")[0] == HTTPStatus.OK
+        assert [entry["since"] for entry in told(pair, a)] == began
+    finally:
+        a.path(f"{PROGRAMS}/offset").unlink(missing_ok=True)
+        a.place.run("sh", "-ec", f"rm {OTHER_CNI}; ip route del {ORPHAN}")
+    eventually(lambda: not told(pair, a), what="the problem is over")
+
+
+@contextmanager
+def quiet(lab: Lab, node: LabNode) -> Iterator[None]:
+    """Nothing is lost, started anew, said or written meanwhile."""
+    pid, before, since = node.agent_pid(), written(lab, node), spoken(node)
+    with lab.no_loss():
+        yield
+    assert written(lab, node) == before
+    assert node.path(LOG).read_bytes()[since:] == b""
+    assert node.agent_pid() == pid
+
+
+def told(lab: Lab, node: LabNode) -> list[dict[str, str]]:
+    """The problems of the node's status."""
+    problems: list[dict[str, str]] = json.loads(lab.annotations(node.name).get(STATUS, "{}")).get("problems", [])
+    return problems
