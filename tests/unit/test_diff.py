@@ -2,8 +2,11 @@
 
 import json
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_interface
 from pathlib import Path
@@ -193,6 +196,26 @@ def test_what_an_agent_says_is_an_object_or_no_answer(server: HTTPServer, monkey
         monkeypatch.setattr(_Answer, "body", body)
         with pytest.raises(KernelError, match=re.escape(f"ask the agent at 127.0.0.1:{port}: ")):
             agent_word("127.0.0.1", port)
+
+
+def test_who_answers_for_ever_in_the_place_of_an_agent_is_waited_for_no_longer_than_one_who_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wigglenet_operator.kernel.at_work.SECONDS", 0.2)
+    ended = threading.Event()
+
+    def drip(one: socket.socket) -> None:
+        with one, suppress(OSError):
+            while not ended.wait(0.02):
+                one.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        threading.Thread(target=lambda: drip(somebody.accept()[0]), daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(KernelError, match="timed out"):
+            agent_word(*somebody.getsockname())
+        ended.set()
+    assert time.monotonic() - began < 5
 
 
 def test_an_agent_that_does_not_listen_is_no_crash() -> None:

@@ -5,7 +5,7 @@ It holds a name for as long as it runs, and answers at its address for probes.
 
 import json
 import socket
-from http.client import HTTPConnection, HTTPException
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,25 @@ def agent_at_work(link: str, sockets: Path = SOCKETS) -> bool:
 
 def agent_word(host: str, port: int) -> dict[str, Any]:
     """What the agent says of itself at its address for probes; KernelError if it does not answer."""
-    connection = HTTPConnection(host, port, timeout=SECONDS)
     try:
-        connection.request("GET", "/status")
-        answer = json.loads(connection.getresponse().read(LARGEST))
-    except (OSError, HTTPException, ValueError, RecursionError) as error:
+        answer = json.loads(_reply(host, port).partition(b"\r\n\r\n")[2])
+    except (OSError, ValueError, RecursionError) as error:
         raise KernelError(f"ask the agent at {host}:{port}: {error or type(error).__name__}") from error
-    finally:
-        connection.close()
     if not isinstance(answer, dict):
         raise KernelError(f"ask the agent at {host}:{port}: it answers something else")
     return answer
+
+
+def _reply(host: str, port: int) -> bytes:
+    """In HTTP/1.0, where it ends with the connection; somebody else at that address may send for ever, byte by byte."""
+    end, reply = time.monotonic() + SECONDS, bytearray()
+    with socket.create_connection((host, port), timeout=SECONDS) as connection:
+        connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+        while len(reply) < LARGEST:
+            if (left := end - time.monotonic()) <= 0:
+                raise TimeoutError("timed out")
+            connection.settimeout(left)
+            if not (part := connection.recv(1 << 16)):
+                break
+            reply += part
+    return bytes(reply)
