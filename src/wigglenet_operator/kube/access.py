@@ -105,9 +105,10 @@ async def kubeconfig_client(path: str | None, context: str | None) -> AsyncItera
     configuration = Configuration()
     try:
         await load_kube_config(config_file=path, context=context, client_configuration=configuration)
-    except (ConfigException, OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"kubeconfig: {error}") from error
-    async with ApiClient(configuration) as api:
+        api = ApiClient(configuration)  # which reads the certificates
+    except (ConfigException, OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError) as error:
+        raise ConfigError(f"kubeconfig{f' {path}' if path else ''}: {error}") from error
+    async with api:
         yield api
 
 
