@@ -212,6 +212,7 @@ class Settings(BaseModel):
         return told
 
 
+BINDS = ("HEALTH_BIND_ADDR", "METRICS_BIND_ADDR")
 KNOWN = frozenset(Settings.model_fields) | NOT_YET
 
 
@@ -248,6 +249,9 @@ def _combinations(given: Mapping[str, str]) -> Iterator[str]:
         yield "POD_CIDR_SOURCE_PATH: it must be set where a source is file: an absolute path"
     if sources == [PodNetworkSource.NONE.value] * 2:
         yield "POD_CIDR_SOURCE_IPV4, POD_CIDR_SOURCE_IPV6: not both may be none, for a pod needs an address"
+    ports = {given.get(name, str(Settings.model_fields[name].default)).rpartition(":")[2] for name in BINDS}
+    if SWITCH.get(given.get("ENABLE_METRICS", "").lower()) and len(ports) < len(BINDS):
+        yield "METRICS_BIND_ADDR: its port must be another than that of HEALTH_BIND_ADDR: which of them gets it is chance"
     certificate, key, client_ca = (given.get(f"METRICS_TLS_{of}_FILE") for of in ("CERT", "KEY", "CLIENT_CA"))
     if key and not certificate:
         yield "METRICS_TLS_CERT_FILE: it must be set where METRICS_TLS_KEY_FILE is: an absolute path"

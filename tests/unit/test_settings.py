@@ -186,6 +186,13 @@ def test_metrics_are_served_only_where_they_are_wanted() -> None:
     assert (str(served.metrics), str(served.health), served.metrics_tls) == ("[::1]:9091", "127.0.0.1:9092", None)
 
 
+def test_metrics_do_not_take_the_port_of_the_probes() -> None:
+    for metrics in ("127.0.0.1:9092", ":9092", "[::]:9092"):
+        assert read_settings({**GOOD, "METRICS_BIND_ADDR": metrics})
+        (found,) = mistakes(METRICS_BIND_ADDR=metrics, ENABLE_METRICS="on")
+        assert found.startswith("METRICS_BIND_ADDR: its port must be another")
+
+
 def test_a_path_that_no_source_reads_is_a_warning() -> None:
     (warning,) = read_settings({**GOOD, "POD_CIDR_SOURCE_PATH": "/etc/pods"}).warnings()
 
