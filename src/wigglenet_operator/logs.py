@@ -47,6 +47,8 @@ class JsonFormatter(logging.Formatter):
 
 NO_SIGNALS = "kopf._core.reactor.running"
 """Warns that it does not handle signals in its thread: the agent does."""
+BAD_REQUESTS = "aiohttp.server"
+"""Has a traceback at ERROR for each request that is no HTTP: whoever reaches the metrics would fill the log."""
 
 
 def setup(stream: IO[str] = sys.stderr) -> None:
@@ -57,3 +59,4 @@ def setup(stream: IO[str] = sys.stderr) -> None:
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger(NO_SIGNALS).setLevel(logging.ERROR)
+    logging.getLogger(BAD_REQUESTS).setLevel(logging.CRITICAL)

@@ -1,6 +1,9 @@
 """Listeners on real sockets: TLS that follows its files, a port that is taken, a loop that hangs."""
 
+import gc
 import json
+import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -18,6 +21,7 @@ import trustme
 
 from tests.builders import config
 from tests.lab.wait import eventually
+from wigglenet_operator import logs
 from wigglenet_operator.agent import health, serve
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.agent.metrics import Meter
@@ -322,6 +326,58 @@ def test_the_former_certificate_goes_on_while_the_files_are_broken(make: Make, t
     files.swap(**good)
     eventually(lambda: not served.codes(), what="the problem has gone")
     assert not is_refused(served, trust)
+
+
+def test_a_pipe_in_the_place_of_a_certificate_holds_up_no_probe(make: Make, tmp_path: Path) -> None:
+    tls = Tls(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key", client_ca=None)
+    os.mkfifo(tls.certificate)
+    served = make(tls=tls)
+    served.start()
+
+    eventually(lambda: served.codes() == ["CertificateUnusable"], what="the problem is told")
+    answers(served)
+
+
+def test_whoever_is_connected_at_the_end_is_no_error_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serve, "CLOSE_SECONDS", 0.1)
+    ca, files = trustme.CA(), Files(tmp_path)
+    files.swap(**issued(ca))
+
+    def serve_silent_ones() -> list[socket.socket]:
+        with ExitStack() as stack:
+            served = Served(lambda one: stack.enter_context(one.serving()), tls=files.tls())
+            served.start()
+            eventually(lambda: not is_refused(served, trusting(ca)), what="it is served")
+            silent = [socket.create_connection((HOST, port)) for port in (served.health_port, served.metrics_port) * 5]
+            answers(served)
+        return silent
+
+    silent = serve_silent_ones()
+    gc.collect()  # a task that is pending tells it then
+    for one in silent:
+        one.close()
+
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_page_that_ends_by_a_bug_is_told_and_a_request_that_is_none_is_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup(sys.stdout)
+    monkeypatch.setattr(health.Health, "status", lambda _: 1 / 0)
+    served = make()
+    served.start()
+    answers(served)
+    for junk in (b"CONNECT x:1 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000):
+        with closing(socket.create_connection((HOST, served.health_port), timeout=SECONDS)) as one:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + junk)
+            while one.recv(1 << 16):
+                pass
+    assert "error" not in capsys.readouterr().out
+    assert served.ask("/status")[0] == 500
+    assert "/status ended by a bug" in capsys.readouterr().out
 
 
 def encrypted(key: bytes) -> bytes:

@@ -120,13 +120,23 @@ class Listener:
         page = self._pages.get(request.path)
         if page is None:
             return web.Response(status=HTTPStatus.NOT_FOUND, text=f"here is {' and '.join(self._pages)}\n")
-        made = page()
+        try:
+            made = page()
+        except Exception:  # which aiohttp is not heard to say, for it says as much of each request that is none
+            log.exception("%s ended by a bug of the agent, please report it", request.path)
+            return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)
         return web.Response(status=made.status, body=made.body, headers={"Content-Type": made.kind})
 
 
 def _content(tls: Tls | None) -> tuple[bytes, ...]:
     files = (tls.certificate, tls.key, tls.client_ca) if tls else ()
-    return tuple(Path(path).read_bytes() for path in files if path)
+    return tuple(_read(Path(path)) for path in files if path)
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file() and path.exists():  # whoever opens a pipe waits for its writer, and the probes with him
+        raise OSError(f"{path} is no file")
+    return path.read_bytes()
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
@@ -183,12 +193,22 @@ class Server:
 
     def _run(self, main: asyncio.Task[None]) -> None:
         with contextlib.closing(self._loop), contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(main)
+            try:
+                self._loop.run_until_complete(main)
+            finally:  # of connections: each that still waits for its client would be an error in the log
+                self._loop.run_until_complete(_end_tasks())
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
             for listener in self._listeners:
                 group.create_task(listener.keep())
+
+
+async def _end_tasks() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def server(config: AgentConfig, *, silent: Callable[[], float], meter: Meter | None) -> Server:
