@@ -60,7 +60,10 @@ class NftWatch:
         self._asking = _open()
         with suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RCVBUF)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        try:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        except OSError as error:
+            raise KernelError(f"listen to nftables' notifications: {error}") from error
 
     def generation(self) -> int:
         """The number of transactions up to now, in this network namespace; 13 microseconds."""
