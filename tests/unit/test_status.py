@@ -204,6 +204,14 @@ def test_what_a_node_lacks_is_said_and_makes_it_unwell(harm: dict[str, Any], tol
     assert well(look) is False
 
 
+def test_what_could_not_be_read_is_not_said_to_be_missing() -> None:
+    nothing: dict[str, Any] = {"link": None, "tunnel": frozenset(), "closed": frozenset(), "firewall": {}, "cni": None}
+    look = replace(WELL, **nothing, unread=frozenset(nothing), untold=("nft: not permitted",))
+
+    assert not faults(look)
+    assert well(look) is None
+
+
 def test_a_node_whose_agent_says_that_it_is_degraded_is_not_well() -> None:
     assert well(replace(WELL, status=read_status(READY | {"phase": "Degraded"}))) is False
 
@@ -237,6 +245,13 @@ def test_a_status_of_any_text_is_shown(text: str) -> None:
     assert plain(cluster_page([node]))
     assert json.dumps(cluster_json([node]))
     assert not all_well([node])
+
+
+def test_one_node_that_says_too_much_makes_no_table_wide() -> None:
+    said = {**dict.fromkeys(("phase", "version", "wireguard"), "x" * 200_000), **dict.fromkeys(("mtu", "peers"), 10**4000)}
+    node = view({"metadata": {"name": "a", "annotations": {"wigglenet/status": json.dumps(said)}}})
+
+    assert max(map(len, plain(cluster_page([node, NODES[0]])).splitlines()[:3])) < 250
 
 
 def test_json_has_what_scripts_were_promised() -> None:
@@ -332,7 +347,7 @@ def test_wrong_arguments_end_with_2(arguments: tuple[str, ...]) -> None:
     ("arguments", "environment", "told"),
     [
         (("status",), {}, "kubeconfig: "),
-        (("status", "--kubeconfig", "/nowhere"), {"NODE_NAME": "a"}, "kubeconfig: "),
+        (("status", "--kubeconfig", "/nowhere"), {"NODE_NAME": "a"}, "kubeconfig /nowhere: "),
         (("status",), {"NODE_NAME": "a", "WIGGLENET_MTU": "7"}, "WIGGLENET_MTU"),
         (("diff",), {}, "NODE_NAME"),
     ],
@@ -343,6 +358,15 @@ def test_wrong_settings_end_with_2_and_say_which(arguments: tuple[str, ...], env
     assert status == 2, said
     assert told in said
     assert "Traceback" not in said
+
+
+UNFIT: dict[str, object] = {
+    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
+    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    "users": [{"name": "u", "user": {"client-certificate-data": "aGVsbG8=", "client-key-data": "aGVsbG8="}}],
+    "current-context": "c",
+}
+"""A certificate that is none."""
 
 
 def test_a_cluster_that_is_not_reached_ends_with_3(tmp_path: Path) -> None:
@@ -394,6 +418,30 @@ cli.main()
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "clusters: 7", "{", "\x00", json.dumps(UNFIT)])
+def test_a_kubeconfig_of_any_text_is_wrong_and_no_crash(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+
+    status, _, said = ended("status", "--kubeconfig", str(file))
+
+    assert status == 2, said
+    assert said.startswith(f"wigglenet-operator: kubeconfig {file}: ")
+
+
+def test_an_answer_that_cannot_be_written_is_no_answer() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m wigglenet_operator status > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "NODE_NAME": "a", "WIGGLENET_IFACE_NAME": "wgnosuch"},
+    )
+
+    assert done.returncode == 3, done.stderr
+    assert "No space left on device" in done.stderr
 
 
 def test_help_and_status_import_no_client_library() -> None:

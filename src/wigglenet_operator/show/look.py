@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wigglenet_operator.errors import WigglenetError
+from wigglenet_operator.errors import KernelError, WigglenetError
 from wigglenet_operator.kernel.at_work import agent_at_work, agent_word
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.link import HOLDERS, OwnLink, link_named
@@ -60,6 +60,8 @@ class Look:
     """Networks that are unreachable but for the tunnel."""
     firewall: Ruleset = field(default_factory=dict)
     cni: str | None = None
+    unread: frozenset[str] = frozenset()
+    """Which of these could not be read, by field: of them nobody can say that they are missing."""
     untold: tuple[str, ...] = ()
 
     @property
@@ -70,24 +72,24 @@ class Look:
 
 async def look(config: AgentConfig, *, host: str, port: int) -> Look:
     """This node now; `host` and `port` are the API server's, asked only if the agent does not answer."""
-    untold: list[str] = []
+    unread: dict[str, str] = {}
 
-    async def seen(reading: Coroutine[object, object, T]) -> T | None:
+    async def seen(what: str, reading: Coroutine[object, object, T]) -> T | None:
         try:
             return await reading
         except WigglenetError as error:
-            untold.append(str(error))
+            unread[what] = str(error)
             return None
 
-    def read(reading: Callable[[], T]) -> T | None:
+    def read(what: str, reading: Callable[[], T]) -> T | None:
         try:
             return reading()
         except WigglenetError as error:
-            untold.append(str(error))
+            unread[what] = str(error)
             return None
 
-    link = read(lambda: link_named(config.link))
-    device, peers = await seen(_wireguard(config.link, link)) or (None, {})
+    link = read("link", lambda: link_named(config.link))
+    device, peers = await seen("device", _wireguard(config.link, link)) or (None, {})
     working = agent_at_work(config.link)
     found = Look(
         config=config,
@@ -97,13 +99,14 @@ async def look(config: AgentConfig, *, host: str, port: int) -> Look:
         link=link,
         device=device,
         peers=peers,
-        tunnel=read(lambda: _tunnel(link)) or frozenset(),
-        closed=read(_closed) or frozenset(),
-        firewall=await seen(_firewall()) or {},
-        cni=next(iter((await seen(CniFileTable(Path(config.cni_path)).observe()) or {}).values()), None),
+        tunnel=read("tunnel", lambda: _tunnel(link)) or frozenset(),
+        closed=read("closed", _closed) or frozenset(),
+        firewall=await seen("firewall", _firewall()) or {},
+        cni=next(iter((await seen("cni", CniFileTable(Path(config.cni_path)).observe()) or {}).values()), None),
     )
-    said = (read(lambda: _word(config)) if working else None) or read(lambda: _published(config, host, port))
-    return replace(found, untold=tuple(untold), **(said or {}))
+    said = read("agent", lambda: _word(config)) if working else None
+    said = said or read("nodes", lambda: _published(config, host, port))
+    return replace(found, unread=frozenset(unread), untold=tuple(unread.values()), **(said or {}))
 
 
 async def _wireguard(name: str, link: OwnLink | None) -> tuple[Device | None, dict[PublicKey, Peer]]:
@@ -134,6 +137,8 @@ def _word(config: AgentConfig) -> dict[str, Any]:
     if host is None or host.is_unspecified:
         host = LOOPBACK[host.version if host else 4]
     word = agent_word(str(host), port)
+    if (node := word.get("node")) != config.node_name:
+        raise KernelError(f"the agent at {host}:{port} is that of node {node}, and NODE_NAME is {config.node_name}")
     reasons, names = word.get("reasons"), word.get("peer_names")
     return {
         "started": str(word.get("started") or ""),

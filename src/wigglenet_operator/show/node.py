@@ -30,28 +30,28 @@ def faults(look: Look) -> list[str]:
         found += [f"not ready: {reason}" for reason in look.reasons] or ["the agent is not ready"]
     if config.tunnelled:
         found += _tunnel_faults(look)
-    if not look.firewall and (config.tunnelled or config.masqueraded or config.filtered):
+    if not look.firewall and "firewall" not in look.unread and (config.tunnelled or config.masqueraded or config.filtered):
         found.append(f"there is no table {FAMILY} {TABLE}: no pod is masqueraded or filtered")
-    if look.cni is None and not config.firewall_only:
+    if look.cni is None and "cni" not in look.unread and not config.firewall_only:
         found.append(f"there is no {config.cni_path}: no new pod starts here")
     return found
 
 
 def _tunnel_faults(look: Look) -> Iterator[str]:
     link, device, config = look.link, look.device, look.config
-    if link is None:
+    if link is None and "link" not in look.unread:
         yield f"there is no link {config.link}: pods of other nodes are not reached"
-    elif look.wireguard is None:
+    elif link and look.wireguard is None:
         yield f"link {config.link} is no WireGuard ({link.kind or 'a device of its own'})"
-    elif not link.up:
+    elif link and not link.up:
         yield f"link {config.link} is down: pods of other nodes are not reached"
     if device and device.public_key is None:
         yield f"link {config.link} has no key"
     if device and device.port != config.port:
         yield f"link {config.link} listens on UDP port {device.port}, not on {config.port}"
     wanted = _wanted(look)
-    for what, there in (("route", look.tunnel), ("closed route", look.closed)):
-        if missing := sorted(map(str, wanted - there)):
+    for name, what, there in (("tunnel", "route", look.tunnel), ("closed", "closed route", look.closed)):
+        if name not in look.unread and (missing := sorted(map(str, wanted - there))):
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             yield f"no {what} to {', '.join(missing[:NAMED])}{more}, which a peer has"
 

@@ -13,6 +13,8 @@ from wigglenet_operator.model.problems import PROBLEMS, Code, Severity
 from wigglenet_operator.show.page import EMPTY, Block, Cell, Line, Mood, age
 
 READY = "Ready"
+LONGEST = 40
+"""Characters of a word in a column: one Node whose status says more would make every line of a table as wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +70,9 @@ def read_status(found: object) -> Status:
         return Status(phase="unreadable")
     listed = found.get("problems")
     return Status(
-        phase=str(found.get("phase") or "unreadable"),
-        version=str(found.get("version") or ""),
-        wireguard=str(found.get("wireguard") or ""),
+        phase=_word(found, "phase") or "unreadable",
+        version=_word(found, "version"),
+        wireguard=_word(found, "wireguard"),
         mtu=_number(found, "mtu"),
         peers=_number(found, "peers"),
         handshaken=_number(found, "handshaken"),
@@ -86,9 +88,13 @@ def _problem(entry: object) -> Told:
     return Told(code=code, object=subject, since=since, text=text)
 
 
+def _word(found: Mapping[str, Any], name: str) -> str:
+    return str(found.get(name) or "")[:LONGEST]
+
+
 def _number(found: Mapping[str, Any], name: str) -> int | None:
     value = found.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31 else None
 
 
 NAMED = 5
