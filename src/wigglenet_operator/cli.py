@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ STATUSES = """exit status:
 STATUS = """tell whether this node is well (where NODE_NAME is set: in the agent's pod) or every node of a cluster (by a
 kubeconfig, from anywhere), what is wrong, and what to do about it"""
 DIFF = "tell what the agent's next turn would change on this node; writes nothing, and may run beside the agent"
+STDOUT = 1
+"""Its file descriptor, also where Python found it closed."""
 ASKING = frozenset({"status", "diff"})
 """Commands whose answer is their exit status."""
 
@@ -32,13 +35,23 @@ def main() -> None:
         status = arguments.call(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = NOT_SO
+        status = _cut_off(arguments)
     except ConfigError as error:
         status = _failed(parser.prog, error, status=WRONG)
     except WigglenetError as error:
         status = _failed(parser.prog, error, status=UNKNOWN if arguments.command in ASKING else NOT_SO)
+    except Exception:  # a bug, or a full disk: no answer, least of all "not well"
+        if arguments.command not in ASKING:
+            raise
+        traceback.print_exc()
+        status = _cut_off(arguments)
     sys.exit(status)
+
+
+def _cut_off(arguments: argparse.Namespace) -> int:
+    """The exit status of a command that has not said all; what is still to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return UNKNOWN if arguments.command in ASKING else NOT_SO
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
