@@ -59,6 +59,7 @@ def test_of_what_somebody_else_wrote_nothing_steers_a_terminal_and_not_much_is_b
 
     assert parse_problems(json.dumps({"problems": [{**entry, "object": f"node {nasty}", "text": "bad"}]})) == {}
     assert parse_problems(json.dumps({"problems": [{**entry, "object": "node b", "text": nasty}]})) == {}
+    assert parse_problems(json.dumps({"problems": [{**entry, "object": "node b" * 100_000, "text": "bad"}]})) == {}
     assert len(parse_problems(json.dumps({"problems": many}))) == STATUS_PROBLEMS
 
 

@@ -10,6 +10,8 @@ from wigglenet_operator.model.report import Problem, TurnReport
 
 CHARACTERS = 200
 """Of a problem's text that are told to the API server: annotations of a Node have 256 KiB in all."""
+LONGEST = CHARACTERS + 300
+"""With its subject: a Node's name has 253."""
 STATUS_PROBLEMS = 5
 """That a status names."""
 
@@ -78,7 +80,8 @@ def parse_problems(status: str) -> dict[Problem, str]:
     found: dict[Problem, str] = {}
     for entry in entries:
         code, subject, text, since = (str(entry.get(name, "")) for name in ("code", "object", "text", "since"))
-        if code in Code.__members__ and _is_time(since) and f"{subject}{text}".isprintable():
+        told = f"{subject}{text}"
+        if code in Code.__members__ and _is_time(since) and len(told) <= LONGEST and told.isprintable():
             found[Problem(code=Code[code], subject=subject, text=text)] = since
     return found
 
