@@ -347,7 +347,7 @@ def test_whoever_is_connected_at_the_end_is_no_error_in_the_log(
 
     def serve_silent_ones() -> list[socket.socket]:
         with ExitStack() as stack:
-            served = Served(lambda one: stack.enter_context(one.serving()), tls=files.tls())
+            served = Served(stack, tls=files.tls())
             served.start()
             eventually(lambda: not is_refused(served, trusting(ca)), what="it is served")
             silent = [socket.create_connection((HOST, port)) for port in (served.health_port, served.metrics_port) * 5]
