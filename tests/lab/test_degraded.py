@@ -191,7 +191,8 @@ def test_a_clock_that_jumps_for_an_hour_and_back_is_no_reason_to_do_anything(pai
     a.place.run("sh", "-ec", f"echo > {OTHER_CNI}; ip route add {ORPHAN}")
     try:
         fresh(pair)
-        began = eventually(lambda: [entry["since"] for entry in told(pair, a)], what="a problem is told")
+        eventually(lambda: told(pair, a) and settled(pair, a), what="the Node has what the agent says", seconds=90)
+        began = [entry["since"] for entry in told(pair, a)]
         with quiet(pair, a):
             for offset in (seconds, 0):
                 a.path(f"{PROGRAMS}/offset").write_text(str(offset))
@@ -215,6 +216,13 @@ def quiet(lab: Lab, node: LabNode) -> Iterator[None]:
     assert written(lab, node) == before
     assert node.path(LOG).read_bytes()[since:] == b""
     assert node.agent_pid() == pid
+
+
+def settled(lab: Lab, node: LabNode) -> bool:
+    """Whether the node's status is what its agent says by now; it may be written a minute later."""
+    status = json.loads(lab.annotations(node.name).get(STATUS, "{}"))
+    says = json.loads(page(node, HEALTH, "/status")[1] or "{}")
+    return bool(status) and {**says, **status} == says
 
 
 def told(lab: Lab, node: LabNode) -> list[dict[str, str]]:
