@@ -43,8 +43,15 @@ def test_the_condition_says_whether_the_network_is_there_and_cleanup_takes_it_aw
     node.path(CONFLIST).with_name("00-other.conflist").write_text("{}")
     eventually(lambda: said(lab, node) == "True", what="pods get another network", seconds=60)
     assert "00-other.conflist" in conditions(lab, node)["NetworkUnavailable"]["message"]
-    node.path(CONFLIST).with_name("00-other.conflist").unlink()
-    eventually(lambda: said(lab, node) == "False", what="the network is there again", seconds=60)
+    since = conditions(lab, node)["NetworkUnavailable"]["lastTransitionTime"]
+    another = node.path(CONFLIST).with_name("00-other.conflist").rename(node.path(CONFLIST).with_name("00-another.conflist"))
+    eventually(
+        lambda: another.name in str(conditions(lab, node)["NetworkUnavailable"]), what="it is told of another one", seconds=90
+    )
+    assert conditions(lab, node)["NetworkUnavailable"]["lastTransitionTime"] == since
+    another.unlink()
+    eventually(lambda: said(lab, node) == "False", what="the network is there again", seconds=90)
+    assert conditions(lab, node)["NetworkUnavailable"]["lastTransitionTime"] > since
 
     node.stop_agent()
     status, told = node.cleanup()

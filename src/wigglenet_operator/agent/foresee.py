@@ -1,9 +1,7 @@
 """What would a turn change now?  A whole turn, of the same code, on tables that note down what they are to write."""
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,6 @@ from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.at_work import agent_at_work
 from wigglenet_operator.kernel.keys import KeyFileTable, generate
-from wigglenet_operator.kernel.leftovers import LeftoverTable
-from wigglenet_operator.kernel.nft import NftTable
-from wigglenet_operator.kernel.nft_others import OtherTables
-from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.kernel.ports import KeyedTable
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_node_bodies, list_service_ranges
@@ -27,7 +21,7 @@ from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PublicKey
+from wigglenet_operator.model.facts import NodeFacts, NodeName, PublicKey
 from wigglenet_operator.model.report import TurnReport
 from wigglenet_operator.plan.desired import IDENTITY, PUBLIC_KEY, STATUS
 
@@ -75,18 +69,10 @@ async def foresee(config: AgentConfig, access: ApiAccess) -> Foreseen:
         published = partial(store.published, config.node_name)
         key, new = await _key(config, published().get(PUBLIC_KEY)) if config.tunnelled else (None, False)
         async with Mesh.watched(config, key) as mesh:
-            with closing(NftWatch()) as watch:
-                others = OtherTables(watch)
-
-                async def look(cluster: ClusterState) -> HostFacts:
-                    return replace(await mesh.look(cluster), dropping_chains=await others.dropping())
-
-                names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
-                annotations = AnnotationTable(api, config.node_name, names=names, published=published, answered=lambda _: None)
-                tables = {**mesh.tables(), "firewall": NftTable(watch), "leftovers": LeftoverTable()}
-                noted = {name: _Noted(table) for name, table in {**tables, "annotations": annotations}.items()}
-                clock = lambda: (time.monotonic(), time.time())  # noqa: E731 - as the agent's
-                report = await Reconciler(store, config, noted, look=look, clock=clock).turn()
+            names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
+            annotations = AnnotationTable(api, config.node_name, names=names, published=published, answered=lambda _: None)
+            noted = {name: _Noted(table) for name, table in {**mesh.tables(), "annotations": annotations}.items()}
+            report = await Reconciler(store, config, noted, look=mesh.look).turn()
     snapshot = store.snapshot()
     return Foreseen(
         report=report,

@@ -1,11 +1,11 @@
-"""What of this node is not the firewall: key, link, routes, peers, settings, CNI file, and where pod networks are from.
+"""All of this node: key, link, routes, peers, settings, CNI file, firewall, and where pod networks are from.
 
 What a mode does not have is looked for all the same, for a former mode may have left it.
 """
 
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,10 @@ from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.former_sysctls import OF_WIREGUARD, FormerSysctls
 from wigglenet_operator.kernel.keys import KeyFileTable, PrivateKey, load_or_create
+from wigglenet_operator.kernel.leftovers import LeftoverTable
+from wigglenet_operator.kernel.nft import NftTable
+from wigglenet_operator.kernel.nft_others import OtherTables
+from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kernel.ports import NetworkSource
 from wigglenet_operator.kernel.rtnl import AddressTable, LinkTable, RouteTable, Rtnl
@@ -43,9 +47,18 @@ FORMER_SYSCTLS = BOOT_MARKER.with_name("sysctls")
 class Mesh:
     """The adapters of one node, and what they tell of it."""
 
-    def __init__(self, config: AgentConfig, rtnl: Rtnl, public: PublicKey | None, private: PrivateKey | None = None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        rtnl: Rtnl,
+        watch: NftWatch,
+        *,
+        public: PublicKey | None,
+        private: PrivateKey | None = None,
+    ) -> None:
         """`public` is the key in force, None without a tunnel; who only looks need not have the private one."""
         self._config, self._rtnl, self._public, self._private = config, rtnl, public, private
+        self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._cni = CniFileTable(Path(config.cni_path))
         self._key_file = KeyFileTable(Path(config.key_path), private) if public else None
         self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link), leftover=not config.tunnelled)
@@ -64,14 +77,16 @@ class Mesh:
             key = load_or_create(Path(config.key_path)) if config.tunnelled else None
             if key:
                 FormerSysctls(FORMER_SYSCTLS, link=config.link).remember(OF_WIREGUARD)
-            yield cls(config, rtnl, key.public if key else None, key)
+            with closing(NftWatch()) as watch:
+                yield cls(config, rtnl, watch, public=key.public if key else None, private=key)
 
     @classmethod
     @asynccontextmanager
     async def watched(cls, config: AgentConfig, public: PublicKey | None) -> AsyncIterator[Self]:
         """One to look at, for as long as the block runs: nothing is made or removed."""
         async with Rtnl(config.link) as rtnl:
-            yield cls(config, rtnl, public)
+            with closing(NftWatch()) as watch:
+                yield cls(config, rtnl, watch, public=public)
 
     def tables(self) -> Tables:
         """By the names of STEPS; of a tunnel that is no longer wanted those whose removal takes the others along."""
@@ -79,6 +94,8 @@ class Mesh:
             "closed": RouteTable(self._rtnl, RouteKind.CLOSED),
             "device": DeviceTable(self._wireguard, self._private),
             "cni": self._cni,
+            "firewall": self._firewall,
+            "leftovers": LeftoverTable(),
         }
         if self._key_file:
             tables = {
@@ -116,7 +133,8 @@ class Mesh:
 
         ours = {Path(path).parent for path in (self._config.cni_path, self._config.key_path)} | {DIRECTORY}
         follow = [source.follow(changed) for source in self._sources.values()]
-        return [monitor.watch(moved), monitor.watch_files(ours, moved), self._peers.keep_primed(), *follow]
+        watch = [monitor.watch(moved), monitor.watch_files(ours, moved), self._firewall.watch(changed)]
+        return [*watch, self._peers.keep_primed(), *follow]
 
     async def look(self, cluster: ClusterState) -> HostFacts:
         """What the plan must know of this node; KernelError if it cannot be read."""
@@ -142,6 +160,7 @@ class Mesh:
             link_index=link.index if link else 0,
             foreign_routes=self._rtnl.foreign_routes(),
             kernel_wireguard=could,
+            dropping_chains=await self._others.dropping(),
         )
 
 

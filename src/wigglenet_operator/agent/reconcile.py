@@ -1,5 +1,6 @@
 """One turn: observe, plan, diff, apply, report."""
 
+import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Reconciler:
         tables: Tables,
         *,
         look: Callable[[ClusterState], Awaitable[HostFacts]],
-        clock: Callable[[], tuple[float, float]],
+        clock: Callable[[], tuple[float, float]] = lambda: (time.monotonic(), time.time()),
     ) -> None:
         """`look` tells of this node, `clock` gives monotonic and Unix time in seconds."""
         self._store, self._config, self._tables = store, config, tables

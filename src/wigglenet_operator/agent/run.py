@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,23 +24,18 @@ from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.metrics import Meter
 from wigglenet_operator.agent.reconcile import WAITING, Reconciler
 from wigglenet_operator.agent.serve import server
-from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller
 from wigglenet_operator.errors import ApiError, WigglenetError
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.at_work import only_agent
-from wigglenet_operator.kernel.leftovers import LeftoverTable
-from wigglenet_operator.kernel.nft import NftTable
-from wigglenet_operator.kernel.nft_others import OtherTables
-from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.kube.operator import KopfOperator
 from wigglenet_operator.kube.publish import AnnotationTable, publish_condition, publish_event
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeUID, Version
+from wigglenet_operator.model.facts import NodeFacts, NodeUID, Version
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, TurnReport
 from wigglenet_operator.plan.desired import IDENTITY, STATUS
@@ -59,16 +54,14 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
         stack.enter_context(only_agent(config.link))
         mesh = await stack.enter_async_context(Mesh.opened(config))
         api = await stack.enter_async_context(access.client())
-        watch = stack.enter_context(closing(NftWatch()))
-        await _Agent(config, mesh, watch, api, access).serve()
+        await _Agent(config, mesh, api, access).serve()
 
 
 class _Agent:
     """The parts of one agent and how they call each other."""
 
-    def __init__(self, config: AgentConfig, mesh: Mesh, watch: NftWatch, api: ApiClient, access: ApiAccess) -> None:
+    def __init__(self, config: AgentConfig, mesh: Mesh, api: ApiClient, access: ApiAccess) -> None:
         self._config, self._mesh, self._access = config, mesh, access
-        self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._here = asyncio.get_running_loop()
         self.loop = Loop(self._turn)
         self.store = ClusterStore(self._changed)
@@ -87,9 +80,8 @@ class _Agent:
         )
         names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
         annotations = AnnotationTable(api, config.node_name, names=names, published=self._published, answered=self._put)
-        own: Tables = {"firewall": self._firewall, "leftovers": LeftoverTable(), "annotations": annotations}
-        tables = {**mesh.tables(), **own}
-        self._reconciler = Reconciler(self.store, config, tables, look=self._look, clock=_clock)
+        tables = {**mesh.tables(), "annotations": annotations}
+        self._reconciler = Reconciler(self.store, config, tables, look=mesh.look)
         self._contested: frozenset[Problem] = frozenset()
         self._events = Events(partial(self._publish, api), nodes=self.store.count)
         self._status = Kept(
@@ -122,7 +114,6 @@ class _Agent:
                 self._operator.run(),
                 self._census.keep(),
                 monitor.watch_files([self._access.directory], self._rotated),
-                self._firewall.watch(self.loop.request),
                 self._events.keep(),
                 self.loop.run(),
                 *self._mesh.work(self.loop.request),
@@ -189,10 +180,6 @@ class _Agent:
         moved = before is None or before[0] != status
         self._put(await publish_condition(api, self._config.node_name, status, message, moved=moved))
 
-    async def _look(self, cluster: ClusterState) -> HostFacts:
-        host = await self._mesh.look(cluster)
-        return replace(host, dropping_chains=await self._others.dropping())
-
     def _rotated(self) -> None:
         """The kubelet has changed token or CA: what failed for their sake is tried again at once."""
         self._operator.renew_if_failing("token or CA has changed")
@@ -253,7 +240,3 @@ def _version(body: Mapping[str, Any]) -> Version:
 
 def _versions(families: Collection[int]) -> str:
     return ",".join(f"ipv{version}" for version in sorted(families)) or "off"
-
-
-def _clock() -> tuple[float, float]:
-    return time.monotonic(), time.time()
