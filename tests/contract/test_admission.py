@@ -134,8 +134,9 @@ def test_it_tells_of_no_other_node_and_changes_no_other_event(agent: Client, ser
         partial(agent.patch, f"{EVENTS}/b.1", {"message": "y"}),
         partial(agent.patch, f"{EVENTS}/b.1", {"involvedObject": {"name": "a"}}),
     ):
-        with pytest.raises(ApiStatus, match="an agent's Events are about its own Node only"):
+        with pytest.raises(ApiStatus, match="an agent's Events are about its own Node only") as refused:
             attempt()
+        assert refused.value.code == HTTPStatus.FORBIDDEN, "the agent leaves out what is called invalid"
 
 
 @pytest.fixture
