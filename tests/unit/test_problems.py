@@ -82,14 +82,17 @@ class Heard:
         self.told: list[Told] = []
         self.status: int | None = None
         self.unfit: Problem | None = None
+        self.unfit_status = 422
+        self.takes = 0.0
         self.nodes = 0
         self.events = Events(self.publish, nodes=lambda: self.nodes)
 
     async def publish(self, problem: Problem, came: bool) -> None:  # noqa: FBT001 - as Events has it
+        await asyncio.sleep(self.takes)
         if self.status is not None:
             raise ApiError(f"create event {problem.subject}: no", status=self.status)
         if problem == self.unfit:
-            raise ApiError("it is not fit", status=422)
+            raise ApiError("it is not fit", status=self.unfit_status)
         self.told.append((round(asyncio.get_running_loop().time(), 2), problem.subject, came))
 
     def hear(self, *noted: tuple[float, Problem, bool], until: float = 100.0, also: Also = ()) -> list[Told]:
@@ -182,14 +185,13 @@ def test_one_that_is_refused_for_good_is_left_out(caplog: pytest.LogCaptureFixtu
 
 def test_while_one_is_refused_that_lasts_however_many_others_are_not() -> None:
     heard, seen = Heard(), list[bool]()
-    mend = partial(setattr, heard, "status", None)
-    heard.status = 403
-    first, others = (1.0, problem(0), True), [(1.0, problem(i), True) for i in range(1, 5)]
-    look = lambda: seen.append(bool(heard.events.problems()))  # noqa: E731
-    heard.hear(first, *others, also=((2.0 + AGAIN_SECONDS, mend), *((float(s), look) for s in range(4, 100))))
+    heard.unfit, heard.unfit_status, heard.takes = problem(0), 403, 2.0
+    mend = (150.0, partial(setattr, heard, "unfit", None))
+    looks = [(float(s), lambda: seen.append(bool(heard.events.problems()))) for s in range(10, 200)]
+    heard.hear(*((1.0 + 20 * i, problem(i), True) for i in range(7)), also=(*looks, mend), until=200)
 
+    assert (seen[0], seen[-1], len(heard.told)) == (True, False, 7)
     assert sum(one != other for one, other in itertools.pairwise(seen)) == 1
-    assert (seen[0], seen[-1]) == (True, False)
 
 
 def test_in_a_large_cluster_not_all_tell_at_once() -> None:
