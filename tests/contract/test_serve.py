@@ -362,6 +362,26 @@ def test_whoever_is_connected_at_the_end_is_no_error_in_the_log(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_whoever_never_shakes_hands_takes_no_more_descriptors_than_allowed(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "COMING", 4)
+    monkeypatch.setattr(serve, "HANDSHAKE_SECONDS", 0.5)
+    ca, files = trustme.CA(), Files(tmp_path)
+    files.swap(**issued(ca))
+    served = make(tls=files.tls())
+    served.start()
+    eventually(lambda: not is_refused(served, trusting(ca)), what="it is served")
+    descriptors = Path("/proc/self/fd")
+    before = len([*descriptors.iterdir()])
+    silent = [socket.create_connection((HOST, served.metrics_port)) for _ in range(40)]
+
+    assert not is_refused(served, trusting(ca)), "who shakes hands has its turn"
+    assert len([*descriptors.iterdir()]) - before <= len(silent) + 2 * serve.COMING
+    for one in silent:
+        one.close()
+
+
 def test_a_page_that_ends_by_a_bug_is_told_and_a_request_that_is_none_is_not(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

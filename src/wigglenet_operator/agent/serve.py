@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import ssl
 import threading
 import time
@@ -34,6 +35,10 @@ IDLE_SECONDS, HANDSHAKE_SECONDS = 75.0, 5.0
 """How long a connection may ask nothing: longer than Prometheus's 60 s between two scrapes; and take for its TLS handshake."""
 MOST = 100
 """Connections at an address."""
+COMING = 20
+"""Of which the TLS handshake may be under way: each takes 300 kB, so 900 of them all the memory that the manifest gives."""
+RETRY_SECONDS = 0.1
+"""After a connection that could not be accepted."""
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,7 +73,7 @@ class Listener:
         """`setting` names what has the address; without `tls` it is plain HTTP."""
         self._setting, self._bind, self._pages, self._tls = setting, bind, pages, tls
         self._http: Bounded
-        self._sockets: asyncio.Server | None = None
+        self._doors: list[asyncio.Task[None]] = []
         self._in_force: tuple[bytes, ...] | None = None
         self.problem: Problem | None = None
 
@@ -85,7 +90,7 @@ class Listener:
         """Listen, anew if the files have changed; what keeps it from that. Then what was in force stays."""
         try:
             content = _content(self._tls)
-            if self._sockets and content == self._in_force:
+            if self._doors and content == self._in_force:
                 return None
             context = tls_context(self._tls) if self._tls else None
         except (OSError, ValueError) as error:
@@ -93,26 +98,58 @@ class Listener:
             return Problem(code=Code.CertificateUnusable, subject=f"address {self._bind}", text=text)
         await self._close()  # with every connection, for who may connect has changed
         self._http = Bounded(self._answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
-        host = str(self._bind.host) if self._bind.host else None
-        handshake = HANDSHAKE_SECONDS if context else None
         try:
-            self._sockets = await asyncio.get_running_loop().create_server(
-                self._http, host, self._bind.port, ssl=context, ssl_handshake_timeout=handshake
-            )
+            sockets = await self._bound()
         except OSError as error:
             text = f"cannot be listened on: {error.strerror or error}; see `ss -ltnp`, and set another {self._setting}"
             return Problem(code=Code.ListenFailed, subject=f"address {self._bind}", text=text)
+        self._doors = [asyncio.create_task(self._accept(each, context)) for each in sockets]
         self._in_force = content
         log.info("listening on %s", self._bind)
         return None
 
+    async def _bound(self) -> list[socket.socket]:
+        host = str(self._bind.host) if self._bind.host else None
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(self._http, host, self._bind.port, start_serving=False) as server:
+            sockets = [each.dup() for each in server.sockets]
+        try:
+            for each in sockets:
+                each.listen()
+        except OSError:
+            for each in sockets:
+                each.close()
+            raise
+        return sockets
+
+    async def _accept(self, door: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Let in who comes, COMING at a time: asyncio's own server has no bound for those who have not shaken hands."""
+        loop, room = asyncio.get_running_loop(), asyncio.Semaphore(COMING)
+        with door:
+            async with asyncio.TaskGroup() as coming:
+                while True:
+                    await room.acquire()
+                    try:
+                        came, _ = await loop.sock_accept(door)
+                    except OSError:  # one that has gone again, or no descriptor is left
+                        room.release()
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                    coming.create_task(self._greet(came, context)).add_done_callback(lambda _: room.release())
+
+    async def _greet(self, came: socket.socket, context: ssl.SSLContext | None) -> None:
+        loop, seconds = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
+        with contextlib.suppress(OSError):  # it speaks no TLS, or not in time
+            await loop.connect_accepted_socket(self._http, came, ssl=context, ssl_handshake_timeout=seconds)
+
     async def _close(self) -> None:
-        if self._sockets:
-            self._sockets.close()
-            await asyncio.sleep(0)  # who has connected is known then
+        for door in self._doors:
+            door.cancel()
+        if self._doors:
+            await asyncio.wait(self._doors)
             self._http.pre_shutdown()
             await self._http.shutdown(CLOSE_SECONDS)
-            self._sockets = None
+            self._doors = []
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:
