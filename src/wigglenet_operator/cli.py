@@ -1,6 +1,7 @@
 """The command line, the composition root: what the words mean and who answers them. A command imports what it needs."""
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -166,13 +167,16 @@ def _cleanup(arguments: argparse.Namespace) -> int:
 
     settings = read_settings({"KUBERNETES_SERVICE_HOST": "unknown", **os.environ})  # on a node that has lost its API server
     import asyncio
-    from functools import partial
 
     from wigglenet_operator.agent.cleanup import clean
     from wigglenet_operator.kube.access import ApiAccess
 
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
-    say = partial(print, flush=True)
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError):  # what is removed does not depend on who listens
+            print(line, flush=True)
+
     whole = asyncio.run(clean(settings.config(), access, purge=arguments.purge, dry_run=arguments.dry_run, say=say))
     return DONE if whole else NOT_SO
 

@@ -22,6 +22,7 @@ from wigglenet_operator.agent.reconcile import Reconciler
 from wigglenet_operator.agent.store import LINGER_SECONDS, ClusterStore
 from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
+from wigglenet_operator.kube.pace import Budget
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
@@ -516,6 +517,25 @@ def test_a_status_that_somebody_else_wrote_is_no_memory(status: str) -> None:
     server.hear((0, report(problems=1)))
 
     assert json.loads(server.annotations[STATUS])["problems"][0]["since"] == "1970-01-01T00:00:01Z"
+
+
+def test_a_node_that_changes_all_the_time_fills_no_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    server = Server()
+    now = [0.0]
+    monkeypatch.setattr(server.teller, "_lines", Budget(4.0, lambda: now[0]))
+    for number in range(50):
+        server.teller.tell(report(problems=number % 2), seconds=0)
+    assert len(caplog.messages) == 4
+
+    now[0] = 3.0
+    server.teller.tell(report(), seconds=0)
+    assert caplog.messages[4:] == [
+        "left out 45 lines about problems that come and go all the time",
+        "solved: node n0: bad [NoEndpoint]",
+    ]
 
 
 def test_a_turn_without_changes_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 
 from wigglenet_operator.agent.kept import Kept
 from wigglenet_operator.agent.ledger import STATUS_PROBLEMS, Ledger, render_problems
+from wigglenet_operator.kube.pace import Budget
 from wigglenet_operator.model.problems import Severity
 from wigglenet_operator.model.report import Problem, TurnReport
 
 log = logging.getLogger(__name__)
+LINES = 1000.0
+"""About problems in a row, and then one a second: a Node whose annotations change all the time would fill every node's disk."""
 
 
 class Teller:
@@ -28,6 +31,7 @@ class Teller:
         self._version, self._status, self._note = version, status, note
         self.ledger = Ledger(clock)
         self._failing = False
+        self._lines, self._left_out = Budget(LINES, time.monotonic), 0
 
     def tell(self, report: TurnReport, *, seconds: float) -> None:
         """Log what is new, and have the status written if it is not what the Node has."""
@@ -41,12 +45,21 @@ class Teller:
         came, gone = self.ledger.update(report, self._status.published() or "")
         for problem in came:
             level = logging.ERROR if problem.meaning.severity is Severity.ERROR else logging.WARNING
-            log.log(level, "problem: %s [%s]", problem, problem.code)
+            self._log(level, "problem", problem)
             self._note(problem, True)  # noqa: FBT003 - as it is described
         for problem in gone:
-            log.info("solved: %s [%s]", problem, problem.code)
+            self._log(logging.INFO, "solved", problem)
             self._note(problem, False)  # noqa: FBT003 - as it is described
         return bool(came or gone)
+
+    def _log(self, level: int, what: str, problem: Problem) -> None:
+        if not self._lines.afford(1.0):
+            self._left_out += 1
+            return
+        if self._left_out:
+            log.warning("left out %d lines about problems that come and go all the time", self._left_out)
+            self._left_out = 0
+        log.log(level, "%s: %s [%s]", what, problem, problem.code)
 
     def _log_steps(self, report: TurnReport, seconds: float) -> None:
         failing = any(step.error for step in report.steps.values())

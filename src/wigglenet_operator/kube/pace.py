@@ -16,10 +16,19 @@ class Budget:
 
     def spend(self, seconds: float) -> float:
         """How long to wait before what has this price is done; 0 if there was enough."""
-        now = self._clock()
-        self._left = min(self._left + now - self._counted, self._most) - seconds
-        self._counted = now
+        self._left = self._refilled() - seconds
         return max(-self._left, 0.0)
+
+    def afford(self, seconds: float) -> bool:
+        """Whether there is enough; then it is spent."""
+        self._left = self._refilled()
+        enough = self._left >= seconds
+        self._left -= seconds if enough else 0.0
+        return enough
+
+    def _refilled(self) -> float:
+        before, self._counted = self._counted, self._clock()
+        return min(self._left + self._counted - before, self._most)
 
 
 def spread(nodes: int) -> float:
