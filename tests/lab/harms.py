@@ -151,16 +151,17 @@ def mend_the_bug(_lab: Lab, node: LabNode) -> None:
     node.path(f"{BROKEN}/bug").unlink()
 
 
-def leave_chains(lab: Lab, node: LabNode) -> None:
+def leave_chains(_lab: Lab, node: LabNode) -> None:
     """As Wigglenet's iptables did, with an iptables-restore that does nothing; they are looked for at the start."""
     directory = node.path(BROKEN)
     directory.mkdir(exist_ok=True)
     program = directory / "iptables-nft-restore"
     program.write_text("#!/bin/sh\necho no memory >&2; exit 4\n")
     program.chmod(0o755)
-    node.place.run("iptables-nft", "-N", "WIGGLENET-FIREWALL")
     node.environment["PATH"] = f"{BROKEN}:{os.environ['PATH']}"
-    restart(lab, node)
+    node.stop_agent()  # which would remove them
+    node.place.run("iptables-nft", "-N", "WIGGLENET-FIREWALL")
+    node.start_agent()
 
 
 def mend_iptables(_lab: Lab, node: LabNode) -> None:

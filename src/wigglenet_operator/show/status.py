@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext
@@ -80,9 +81,17 @@ def show_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
 def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
     """Look every other second until Ctrl-C; whether all was well the last time. JSON is one line for each look."""
     well: bool | None = None
+    ended = False
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True  # the exception may meet code that lets none out, such as a finalizer
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
     try:
         with nullcontext() if as_json else live(stream) as put:
-            while True:
+            while not ended:
                 try:
                     view = asyncio.run(looks())
                 except ConfigError:
@@ -97,7 +106,10 @@ def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None
                     stream.flush()
                 time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
-        return well
+        pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return well
 
 
 def _unseen(why: str) -> View:
