@@ -570,6 +570,12 @@ def test_a_step_waits_only_with_something_to_write_and_what_needs_it_waits_all_t
     assert not report.steps["cni"].failed
 
 
+def test_what_a_program_says_in_several_lines_is_a_problem_of_one() -> None:
+    bench = Bench(A, B)
+    bench.tables["firewall"].broken = "nft: Error: no\nadd table\n    ^^^^^\n"
+    assert ["nft: Error: no add table ^^^^^" in p.text for p in bench.turn().problems] == [True]
+
+
 def test_withdrawing_the_cni_file_waits_for_nothing() -> None:
     bench = Bench(A, B)
     bench.turn()

@@ -213,7 +213,7 @@ class _Agent:
     def _stopped(self, code: Code, text: str, heard: float | None) -> bool:
         """Tell that a turn came to nothing; all else is as the last one has seen it."""
         self._heard = heard or self._heard
-        problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
+        problem = Problem(code=code, subject=f"node {self._config.node_name}", text=" ".join(text.split()))
         there = self._last.registered or self.store.own(self._config.node_name) is not None
         report = replace(self._last, steps={}, problems=self._last.problems | {problem}, registered=there)
         self._teller.tell(report, seconds=0)
