@@ -81,17 +81,10 @@ def show_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
 def watch_status(looks: Looks, stream: IO[str], *, as_json: bool) -> bool | None:
     """Look every other second until Ctrl-C; whether all was well the last time. JSON is one line for each look."""
     well: bool | None = None
-    ended = False
-
-    def end(*_: object) -> None:
-        nonlocal ended
-        ended = True  # the exception may meet code that lets none out, such as a finalizer
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, end)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
     try:
         with nullcontext() if as_json else live(stream) as put:
-            while not ended:
+            while True:
                 try:
                     view = asyncio.run(looks())
                 except ConfigError:
