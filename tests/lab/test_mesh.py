@@ -78,7 +78,7 @@ def test_each_node_says_in_its_status_that_it_is_ready(lab: Lab) -> None:
         "handshaken": 2,
     }
     for name in lab.nodes:
-        eventually(lambda n=name: status(n) == {**expected, "problems": []}, what=f"{name} is ready", seconds=15)  # type: ignore[misc]  # bool
+        eventually(lambda n=name: status(n) == {**expected, "problems": []}, what=f"{name} is ready", seconds=75)  # type: ignore[misc]  # a minute old
         assert list(status(name)) == [*expected, "problems"]
 
 
