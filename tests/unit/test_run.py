@@ -90,7 +90,7 @@ def test_a_condition_is_written_once_though_no_watch_tells_of_it_and_moves_with_
     access: Any = None
 
     async def main() -> None:
-        agent = wiring._Agent(config(), turns, access, access)  # noqa: SLF001 - what `run` serves
+        agent = wiring._Agent(config(node_condition=True), turns, access, access)  # noqa: SLF001 - what `run` serves
         agent.seen(own("a"))
         tasks = [asyncio.create_task(work) for work in (agent.loop.run(), agent._condition.keep())]  # noqa: SLF001
         await asyncio.sleep(400)

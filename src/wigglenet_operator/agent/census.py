@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
+from wigglenet_operator.agent.ledger import refusal
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
@@ -51,9 +52,7 @@ class Census:
 
     def problems(self) -> frozenset[Problem]:
         """That the last one failed, if it did."""
-        if not self._failed:
-            return frozenset()
-        return frozenset({Problem(code=Code.CensusFailed, subject="API server", text=self._failed)})
+        return refusal(Code.CensusFailed, self._failed)
 
     async def keep(self) -> None:
         """Take censuses until cancelled."""

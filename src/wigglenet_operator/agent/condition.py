@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from wigglenet_operator.agent.kept import Kept
+from wigglenet_operator.agent.ledger import refusal
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
@@ -32,6 +33,4 @@ class Condition(Kept[tuple[str, str]]):
 
     def problems(self) -> frozenset[Problem]:
         """That the API server refuses it, if it does."""
-        if not self.refused:
-            return frozenset()
-        return frozenset({Problem(code=Code.ConditionFailed, subject="API server", text=self.refused)})
+        return refusal(Code.ConditionFailed, self.refused)

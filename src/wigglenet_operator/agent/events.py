@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
+from wigglenet_operator.agent.ledger import refusal
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.pace import Budget, spread
 from wigglenet_operator.model.problems import Code
@@ -45,8 +46,7 @@ class Events:
 
     def problems(self) -> frozenset[Problem]:
         """That the API server refuses them, if it does."""
-        status, text = self._refused
-        return frozenset({Problem(code=Code.EventsFailed, subject="API server", text=text)}) if status else frozenset()
+        return refusal(Code.EventsFailed, self._refused[1])
 
     async def keep(self) -> None:
         """Tell until cancelled."""

@@ -52,6 +52,11 @@ class Ledger:
         return (self._earlier or {}).pop(shortened(problem), "")
 
 
+def refusal(code: Code, text: str) -> frozenset[Problem]:
+    """What the API server does not let this agent do; nothing without a text."""
+    return frozenset({Problem(code=code, subject="API server", text=text)}) if text else frozenset()
+
+
 def shortened(problem: Problem) -> Problem:
     """With as much of its text as the API server is told."""
     return replace(problem, text=problem.text[:CHARACTERS]) if len(problem.text) > CHARACTERS else problem

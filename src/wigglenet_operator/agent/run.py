@@ -213,7 +213,7 @@ class _Agent:
     def _stopped(self, code: Code, text: str, heard: float | None) -> bool:
         """Tell that a turn came to nothing; all else is as the last one has seen it."""
         self._heard = heard or self._heard
-        problem = Problem(code=code, subject=f"node {self._config.node_name}", text=" ".join(text.split()))
+        problem = Problem(code=code, subject=f"node {self._config.node_name}", text=text)
         there = self._last.registered or self.store.own(self._config.node_name) is not None
         report = replace(self._last, steps={}, problems=self._last.problems | {problem}, registered=there)
         self._teller.tell(report, seconds=0)
@@ -223,7 +223,7 @@ class _Agent:
     def _told(self, report: TurnReport, *, began: float, heard: float | None = None, stopped: bool = False) -> None:
         """Hand a turn to whoever asks from outside."""
         since, ended = dict(self._teller.ledger.since), time.monotonic()
-        if report.registered:
+        if report.registered and self._config.node_condition:
             self._condition.judge(hindrances(report))
         self._server.turned(Turned(report=report, since=since, stopped=stopped, began=began, ended=ended, heard=heard))
 

@@ -58,7 +58,7 @@ async def withdraw(tables: Tables, actual: Observed) -> dict[str, StepReport]:
 def failures(steps: Mapping[str, StepReport]) -> frozenset[Problem]:
     """A problem for each step that was refused; not for those that wait for one."""
     failed = {step.table: step.failed for step in STEPS}
-    errors = {name: " ".join(step.error.split()) for name, step in steps.items() if step.error}  # a program says more lines
+    errors = {name: step.error for name, step in steps.items() if step.error}
     return frozenset(Problem(code=failed[name], subject=f"step {name}", text=error) for name, error in errors.items())
 
 

@@ -21,6 +21,11 @@ class Problem:
     text: str
     """What is wrong and what to do, one line."""
 
+    def __post_init__(self) -> None:
+        """What a program or a server says in several lines is told in one."""
+        if len(lines := self.text.splitlines()) > 1:
+            object.__setattr__(self, "text", " ".join(word for line in lines for word in line.split()))
+
     def __str__(self) -> str:
         """Subject and text in one line."""
         return f"{self.subject}: {self.text}"
