@@ -216,4 +216,5 @@ def test_the_name_of_an_event_is_one_however_long_the_nodes_is() -> None:
 
 def test_what_is_said_in_several_lines_is_told_in_one_and_else_as_it_is() -> None:
     assert problem(text="no\n  add table\r\n\t^^^ \n").text == "no add table ^^^"
+    assert problem(text="no\n").text == "no"
     assert problem(text="two  blanks").text == "two  blanks"

@@ -23,7 +23,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         """What a program or a server says in several lines is told in one."""
-        if len(lines := self.text.splitlines()) > 1:
+        if (lines := self.text.splitlines()) != [self.text]:
             object.__setattr__(self, "text", " ".join(word for line in lines for word in line.split()))
 
     def __str__(self) -> str:
