@@ -17,6 +17,8 @@ from tests.contract.tables import LINK, PRIVATE, Bench, Table, brought_to, peer,
 from tests.lab.namespaces import Place
 from tests.lab.wait import eventually
 from wigglenet_operator.errors import KernelError, MissingLink
+from wigglenet_operator.kernel import rtnl as rtnl_module
+from wigglenet_operator.kernel.link import dump_mtus
 from wigglenet_operator.kernel.rtnl import Rtnl
 from wigglenet_operator.kernel.sysctls import SysctlTable
 from wigglenet_operator.model.changes import diff
@@ -153,20 +155,13 @@ def test_an_address_that_cannot_be_written_does_not_stop_the_others(wireguard: P
     Bench(wireguard, real("addresses", wireguard)).run(write)
 
 
-class Hasty(Rtnl):
-    """Lists the links before the newest is there."""
-
-    async def call(self, what: str, command: str, **fields: Any) -> list[Any]:
-        messages = await super().call(what, command, **fields)
-        return messages[:1] if (what, command) == ("link", "dump") else messages
-
-
-def test_an_address_of_a_link_that_was_not_listed_yet_is_passed_over(place: Place) -> None:
+def test_an_address_of_a_link_that_was_not_listed_yet_is_passed_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.batch("link add eth0 type veth peer name eth1", "link set eth0 up", "addr add 192.0.2.1/24 dev eth0")
+    monkeypatch.setattr(rtnl_module, "dump_mtus", lambda: {(1, 4): 65536})  # the newest link is not listed yet
 
     async def look() -> None:
-        async with Hasty(LINK) as rtnl:
-            assert await rtnl.path_mtus(ips("192.0.2.1")) == ({}, None)
+        async with Rtnl(LINK) as rtnl:
+            assert rtnl.path_mtus(ips("192.0.2.1")) == ({}, None)
 
     with place.network():
         asyncio.run(look())
@@ -178,7 +173,7 @@ def test_without_an_own_address_the_default_routes_link_tells_the_underlay(place
 
     async def look() -> None:
         async with Rtnl(LINK) as rtnl:
-            assert await rtnl.path_mtus(ips("203.0.113.1")) == ({ips("203.0.113.1")[0]: 1450}, 1450)
+            assert rtnl.path_mtus(ips("203.0.113.1")) == ({ips("203.0.113.1")[0]: 1450}, 1450)
 
     with place.network():
         asyncio.run(look())
@@ -195,7 +190,7 @@ def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place)
         async with Rtnl(LINK) as rtnl:
             for _ in range(150):
                 rtnl.forget_paths()
-                assert await rtnl.path_mtus(ips("192.0.2.1 192.0.2.2 198.18.0.1 203.0.113.1")) == (
+                assert rtnl.path_mtus(ips("192.0.2.1 192.0.2.2 198.18.0.1 203.0.113.1")) == (
                     {ips("192.0.2.2")[0]: 1450, ips("198.18.0.1")[0]: 1400},
                     1450,
                 )
@@ -211,7 +206,7 @@ def test_all_addresses_of_a_link_are_found_but_those_that_pass(place: Place) -> 
 
     async def look() -> None:
         async with Rtnl(LINK) as rtnl:
-            found = await rtnl.global_addresses(("eth0", "eth7"))
+            found = rtnl.global_addresses(("eth0", "eth7"))
             assert {name: {*some} for name, some in found.items()} == {"eth0": {*ips("192.0.2.1 192.0.2.2 2001:db8::1")}}
 
     with place.network():
@@ -226,35 +221,30 @@ def test_of_ipv6_a_link_carries_what_was_advertised(place: Place) -> None:
 
     async def look() -> None:
         async with Rtnl(LINK) as rtnl:
-            assert await rtnl.path_mtus((four, six)) == ({four: 1450, six: 1400}, None)
+            assert rtnl.path_mtus((four, six)) == ({four: 1450, six: 1400}, None)
 
     with place.network():
         asyncio.run(look())
 
 
-class Overtaken(Rtnl):
+def test_what_was_forgotten_during_a_look_is_asked_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The underlay shrinks, and says so, when the links have been listed and the paths not yet looked up; once."""
-
-    shrink: Callable[[], None] | None = None
-
-    async def call(self, what: str, command: str, **fields: Any) -> list[Any]:
-        messages = await super().call(what, command, **fields)
-        if self.shrink and (what, command) == ("link", "dump"):
-            self.shrink()
-            self.shrink = None
-            self.forget_paths()
-        return messages
-
-
-def test_what_was_forgotten_during_a_look_is_asked_anew(place: Place) -> None:
     place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
     place.batch("addr add 192.0.2.1/24 dev eth0")
 
     async def look() -> None:
-        async with Overtaken(LINK) as rtnl:
-            rtnl.shrink = lambda: place.batch("link set eth0 mtu 1400")
-            await rtnl.path_mtus(ips("192.0.2.2"))
-            assert await rtnl.path_mtus(ips("192.0.2.2")) == ({ips("192.0.2.2")[0]: 1400}, None)
+        async with Rtnl(LINK) as rtnl:
+
+            def overtaken() -> dict[tuple[int, int], int]:
+                monkeypatch.undo()
+                listed = dump_mtus()
+                place.batch("link set eth0 mtu 1400")
+                rtnl.forget_paths()
+                return listed
+
+            monkeypatch.setattr(rtnl_module, "dump_mtus", overtaken)
+            rtnl.path_mtus(ips("192.0.2.2"))
+            assert rtnl.path_mtus(ips("192.0.2.2")) == ({ips("192.0.2.2")[0]: 1400}, None)
 
     with place.network():
         asyncio.run(look())

@@ -140,17 +140,17 @@ class Mesh:
         """What the plan must know of this node; KernelError if it cannot be read."""
         others = [n for n in cluster.nodes if self._public or n.name == self._config.node_name]
         addresses = {a for n in others for a in _addresses(n)}
-        paths, default = await self._rtnl.path_mtus(addresses)
+        paths, default = self._rtnl.path_mtus(addresses)
         holder, could = self._wireguard.facts() if self._public else (None, False)
         link = self._rtnl.own_link()
-        found = await self._rtnl.global_addresses(self._config.node_ip_links)
+        found = self._rtnl.global_addresses(self._config.node_ip_links)
         return HostFacts(
             public_key=self._public,
             versions=ip_versions(),
             new_versions=ip_versions(of="default"),
             offers={source: adapter.offer() for source, adapter in self._sources.items()},
             node_ips=tuple(dict.fromkeys(sorted(chain.from_iterable(found.values()), key=lambda a: (a.version, a)))),
-            local_addresses=await self._rtnl.local_addresses() if self._sources else frozenset(),
+            local_addresses=self._rtnl.local_addresses() if self._sources else frozenset(),
             missing_links=self._config.node_ip_links - found.keys(),
             path_mtus=paths,
             default_mtu=default,

@@ -43,6 +43,8 @@ from wigglenet_operator.plan.desired import IDENTITY, STATUS
 log = logging.getLogger(__name__)
 COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's `gc`: in a large cluster 100,000s of values live, and each turn would look at all of them."""
+YOUNG = 1
+"""The youngest generations of Python's `gc`, which hold what a turn has made."""
 LOOK_AGAIN_SECONDS = 1.0
 """After a turn that wrote: what it led to, such as handshakes, has no event."""
 
@@ -63,7 +65,7 @@ class _Agent:
     def __init__(self, config: AgentConfig, mesh: Mesh, api: ApiClient, access: ApiAccess) -> None:
         self._config, self._mesh, self._access = config, mesh, access
         self._here = asyncio.get_running_loop()
-        self.loop = Loop(self._turn)
+        self.loop = Loop(self._clean_turn)
         self.store = ClusterStore(self._changed)
         self._operator = KopfOperator(access, self)
         meter = Meter() if config.metrics else None
@@ -185,6 +187,13 @@ class _Agent:
         self._operator.renew_if_failing("token or CA has changed")
         self._census.request()
         self.loop.request()
+
+    async def _clean_turn(self) -> bool:
+        """One turn, and no garbage of it left: libraries leave reference cycles behind, and COLLECTION collects them late."""
+        try:
+            return await self._turn()
+        finally:
+            gc.collect(YOUNG)
 
     async def _turn(self) -> bool:
         start, began = time.monotonic(), time.time()

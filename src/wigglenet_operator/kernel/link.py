@@ -1,6 +1,9 @@
-"""Our link as the kernel shows it, by own bytes: every table asks for it, and whoever only looks need not import pyroute2.
+"""Our link, and the MTUs of all links, by own bytes.
 
-Source: rtnetlink(7), linux/if_link.h.
+Every state table reads our link, and `status` need not import pyroute2 for it. A message that pyroute2 decodes is a reference
+cycle of some 150 objects, so a dump of all links in every pass would leave garbage in proportion to the number of pods.
+
+Source: rtnetlink(7), linux/if_link.h, linux/ipv6.h.
 """
 
 import socket
@@ -10,13 +13,18 @@ from dataclasses import dataclass
 from errno import ENODEV
 
 from wigglenet_operator.errors import KernelError
-from wigglenet_operator.kernel.netlink import attribute, attributes, opened, replies, request
+from wigglenet_operator.kernel.netlink import attribute, attributes, dump, opened, replies, request
 from wigglenet_operator.model.facts import WireGuardKind
 
 HOLDERS = {"wireguard": WireGuardKind.KERNEL, "tun": WireGuardKind.USERSPACE}
 """Who implements a link's WireGuard, by the link's kind (IFLA_INFO_KIND)."""
 RTM_GETLINK = 18
 IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 4, 18, 1
+IFLA_AF_SPEC, IFLA_EXT_MASK, IFLA_INET6_CONF = 26, 29, 2
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+"""Leave the counters out; they are the largest part of a link's message."""
+DEVCONF_MTU6 = 2
+"""Index of the IPv6 MTU in IFLA_INET6_CONF, an array of 32-bit numbers."""
 IFINFOMSG = struct.Struct("=BxHiII")
 IFF_UP = 1
 
@@ -34,6 +42,33 @@ class OwnLink:
 def link_named(name: str) -> OwnLink | None:
     """The link of that name; None without one."""
     return _link(IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, name.encode() + b"\0"), name)
+
+
+def dump_mtus() -> dict[tuple[int, int], int]:
+    """MTU in bytes by link index and IP version; KernelError if the links cannot be listed.
+
+    The one of IPv6 is smaller where a router advertised less (RFC 4861, section 4.6.4).
+    """
+    skip = attribute(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_bytes(4, sys.byteorder))
+    try:
+        messages = dump(socket.NETLINK_ROUTE, RTM_GETLINK, IFINFOMSG.pack(0, 0, 0, 0, 0) + skip)
+    except OSError as error:
+        raise KernelError(f"list links: {error.strerror or error}") from error
+    found: dict[tuple[int, int], int] = {}
+    for message in messages:
+        _, _, index, _, _ = IFINFOMSG.unpack_from(message)
+        fields = dict(attributes(message, IFINFOMSG.size))
+        found[index, 4] = int.from_bytes(fields[IFLA_MTU], sys.byteorder)
+        found[index, 6] = _mtu_of_ipv6(fields.get(IFLA_AF_SPEC, b"")) or found[index, 4]
+    return found
+
+
+def _mtu_of_ipv6(families: bytes) -> int | None:
+    """None for a link without IPv6."""
+    of_ipv6 = dict(attributes(families)).get(socket.AF_INET6, b"")
+    settings = dict(attributes(of_ipv6)).get(IFLA_INET6_CONF, b"")
+    at = DEVCONF_MTU6 * 4
+    return int.from_bytes(settings[at : at + 4], sys.byteorder) or None
 
 
 def link_numbered(index: int, name: str) -> OwnLink | None:

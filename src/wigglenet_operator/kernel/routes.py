@@ -1,20 +1,34 @@
 """The main table's routes by own bytes: pyroute2 takes fifteen times as long to list and twenty to write (`nox -s bench`).
 
+Route look-ups too, for the reason that `link` gives.
+
 Source: rtnetlink(7), linux/rtnetlink.h; the kernel filters (NETLINK_GET_STRICT_CHK), so foreign routes cost nothing.
 """
 
 import socket
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from errno import ENOENT
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from wigglenet_operator.errors import KernelError
-from wigglenet_operator.kernel.netlink import CREATE, EXCLUSIVE, REPLACE, attribute, attributes, dump, write
+from wigglenet_operator.kernel.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    REPLACE,
+    attribute,
+    attributes,
+    dump,
+    opened,
+    replies,
+    request,
+    write,
+)
 from wigglenet_operator.kernel.ports import raise_refused
 from wigglenet_operator.model.desired import RouteKey
-from wigglenet_operator.model.facts import IPNetwork
+from wigglenet_operator.model.facts import IPAddress, IPNetwork
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 ADD, CHANGE, DELETE = (RTM_NEWROUTE, CREATE | EXCLUSIVE), (RTM_NEWROUTE, CREATE | REPLACE), (RTM_DELROUTE, 0)
@@ -23,7 +37,9 @@ PROTOCOL = 157
 """Free in iproute2's rt_protos and in what routing daemons use; it marks our routes for whoever comes after us."""
 SCOPE_NOWHERE = 255
 """On deletion: any scope (net/ipv4/fib_semantics.c)."""
-RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
+RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTAX_MTU = 1, 4, 6, 8, 2
+RTM_F_FIB_MATCH = 0x2000
+"""Return the route of the table, without the path MTU that an ICMP message claims for a while."""
 TABLE_MAIN = 254
 RTMSG, NUMBER = struct.Struct("=BBBBBBBBI"), struct.Struct("=I")
 
@@ -51,6 +67,37 @@ def dump_routes(*, kind: int, oif: int = 0) -> list[Found]:
                 continue  # the kernel makes a table with its first route
             raise KernelError(f"list routes: {error.strerror or error}") from error
     return found
+
+
+def look_up_routes(addresses: Iterable[IPAddress]) -> dict[IPAddress, tuple[int, int]]:
+    """By address the MTU in bytes that its route sets, 0 if it sets none, and the index of the link that it leads through.
+
+    An address that has no route is left out. KernelError if the kernel cannot be asked.
+    """
+    found: dict[IPAddress, tuple[int, int]] = {}
+    try:
+        with opened(socket.NETLINK_ROUTE) as netlink:
+            for address in addresses:
+                if (way := _look_up(netlink, address)) is not None:
+                    found[address] = way
+    except OSError as error:
+        raise KernelError(f"look up routes: {error.strerror or error}") from error
+    return found
+
+
+def _look_up(netlink: socket.socket, address: IPAddress) -> tuple[int, int] | None:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    body = RTMSG.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
+    request(netlink, RTM_GETROUTE, body + attribute(RTA_DST, address.packed))
+    try:
+        (message,) = replies(netlink)
+    except TimeoutError:
+        raise
+    except OSError:  # no route, or one that refuses (unreachable, prohibit)
+        return None
+    fields = dict(attributes(message, RTMSG.size))
+    mtu = dict(attributes(fields.get(RTA_METRICS, b""))).get(RTAX_MTU, b"")
+    return int.from_bytes(mtu, sys.byteorder), int.from_bytes(fields.get(RTA_OIF, b""), sys.byteorder)
 
 
 def write_routes(orders: Sequence[tuple[tuple[int, int], RouteKey]], *, kind: int, oif: int = 0) -> None:

@@ -6,16 +6,16 @@ Our routes are known by their protocol number and, whatever their protocol, by l
 import socket
 from collections.abc import AsyncIterator, Collection, Mapping
 from errno import EADDRINUSE
-from ipaddress import ip_address, ip_interface
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wigglenet_operator.errors import KernelError, MissingLink
-from wigglenet_operator.kernel.link import OwnLink, link_named, link_numbered
+from wigglenet_operator.kernel.addresses import dump_addresses
+from wigglenet_operator.kernel.link import OwnLink, dump_mtus, link_named, link_numbered
 from wigglenet_operator.kernel.ports import PORT_TAKEN, attempt_all
-from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, Found, dump_routes, write_routes
+from wigglenet_operator.kernel.routes import ADD, CHANGE, DELETE, PROTOCOL, Found, dump_routes, look_up_routes, write_routes
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import CLOSED_METRIC, IPInterface, Link, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress
@@ -26,10 +26,6 @@ RTN = {RouteKind.TUNNEL: 1, RouteKind.CLOSED: 7}
 RT_SCOPE_UNIVERSE = 0
 PASSING = {4: 0x20, 6: 0x01 | 0x08 | 0x20 | 0x40}
 """IFA_F_DEPRECATED, of IPv6 _TEMPORARY, _DADFAILED, _TENTATIVE too (linux/if_addr.h): of no use to others, or not for long."""
-RTM_F_FIB_MATCH = 0x2000
-"""Answer with the route of the table, without the path MTU that some ICMP message claims for a while."""
-MTU_NAMES = {4: ("mtu",), 6: ("af_spec", "AF_INET6", "IFLA_INET6_CONF", "mtu")}
-"""What a link carries, by IP version: less of IPv6 where a router advertises less (RFC 4861, section 4.6.4)."""
 
 
 class Rtnl:
@@ -105,60 +101,50 @@ class Rtnl:
             self._foreign = [r for r in routes if r.protocol != PROTOCOL_KERNEL and not (own and r.oif == own.index)]
         return self._foreign
 
-    async def global_addresses(self, links: Collection[str]) -> dict[str, list[IPAddress]]:
+    def global_addresses(self, links: Collection[str]) -> dict[str, list[IPAddress]]:
         """Those of each of the links that is there: what others can reach, and for some time."""
         names = {index: name for index, name in socket.if_nameindex() if name in links}
         found: dict[str, list[IPAddress]] = {name: [] for name in names.values()}
-        for m in await self.call("addr", "dump", family=0) if names else ():
-            address = ip_address(_address(m))
-            flags = m.get("flags") or 0
-            if m["index"] in names and m["scope"] == RT_SCOPE_UNIVERSE and not flags & PASSING[address.version]:
-                found[names[m["index"]]].append(address)
+        for link, interface, scope, flags in dump_addresses() if names else ():
+            if link in names and scope == RT_SCOPE_UNIVERSE and not flags & PASSING[interface.version]:
+                found[names[link]].append(interface.ip)
         return found
 
-    async def local_addresses(self) -> frozenset[IPAddress]:
+    def local_addresses(self) -> frozenset[IPAddress]:
         """Global ones of this node itself: those of our link and of pods' links are their gateways."""
         names = dict(socket.if_nameindex())
         gateways = {index for index, name in names.items() if name == self.link or name.startswith(VETH)}
-        found = await self.call("addr", "dump", family=0)
         return frozenset(
-            ip_address(_address(m)) for m in found if m["scope"] == RT_SCOPE_UNIVERSE and m["index"] not in gateways
+            interface.ip
+            for link, interface, scope, _ in dump_addresses()
+            if scope == RT_SCOPE_UNIVERSE and link not in gateways
         )
 
-    async def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
+    def path_mtus(self, addresses: Collection[IPAddress]) -> tuple[dict[IPAddress, int], int | None]:
         """MTU in bytes by address (none for what has no route), and that of the underlay.
 
-        The second tells what the underlay carries while there is no peer: the smallest MTU of the interfaces that carry some
+        The second is what the underlay carries while there is no peer: the smallest MTU of the interfaces that carry some
         of the addresses (this node's own are among them), else that of the default route's interface.
         """
         known = self._paths
-        dump = await self.call("link", "dump")
-        links = {(m["index"], v): m.get(name) or m.get("mtu") for m in dump for v, name in MTU_NAMES.items()}
-        found = [(m["index"], ip_address(_address(m))) for m in await self.call("addr", "dump", family=0)]
-        # which may know links that came after the dump of links
-        local = {a: links[index, a.version] for index, a in found if (index, a.version) in links}
+        links = dump_mtus()
+        local = {
+            interface.ip: links[link, interface.version]
+            for link, interface, *_ in dump_addresses()
+            if (link, interface.version) in links  # the listing of addresses may have links that came after that of links
+        }
+        unknown = [address for address in addresses if address not in local and address not in known]
+        ways = look_up_routes(unknown) if unknown else {}
+        for address in unknown:
+            of_route, link = ways.get(address, (0, 0))
+            known[address] = of_route or links.get((link, address.version))
         own = {local[address] for address in addresses if address in local}
-        paths = {a: mtu for a in addresses if a not in local and (mtu := await self._path_mtu(a, links, known))}
+        paths = {a: mtu for a in addresses if a not in local and (mtu := known[a])}
         if own:
             return paths, min(own)
         defaults = (route for route in dump_routes(kind=RTN[RouteKind.TUNNEL]) if route.to.prefixlen == 0)
         through = {(route.oif, route.to.version) for route in defaults}
         return paths, min((links[way] for way in through if way in links), default=None)
-
-    async def _path_mtu(
-        self, address: IPAddress, links: Mapping[tuple[int, int], int], known: dict[IPAddress, int | None]
-    ) -> int | None:
-        if address not in known:
-            known[address] = await self._look_up(address, links)
-        return known[address]
-
-    async def _look_up(self, address: IPAddress, links: Mapping[tuple[int, int], int]) -> int | None:
-        try:
-            (route,) = await self.call("route", "get", dst=str(address), flags=RTM_F_FIB_MATCH)
-        except KernelError:  # no route: not reachable now, no say in the MTU
-            return None
-        metrics = route.get("metrics")
-        return (metrics.get("mtu") if metrics else None) or links.get((route.get("oif"), address.version))
 
 
 class LinkTable:
@@ -198,9 +184,7 @@ class AddressTable:
         link = self._rtnl.own_link()
         if link is None:
             return {}
-        messages = await self._rtnl.call("addr", "dump", index=link.index, family=0)
-        found = (ip_interface(f"{_address(m)}/{m['prefixlen']}") for m in messages if m["index"] == link.index)
-        return {address: None for address in found if not address.is_link_local}
+        return {found.interface: None for found in dump_addresses(link.index) if not found.interface.is_link_local}
 
     async def apply(self, changes: Changes[IPInterface, None]) -> None:
         """Add first: the source address of running connections stays as long as it can."""
@@ -244,11 +228,6 @@ class RouteTable:
         commands = ((ADD, changes.add), (CHANGE, changes.change), (DELETE, changes.remove))
         orders = [(command, key) for command, routes in commands for key in routes]
         write_routes(orders, kind=RTN[self._kind], oif=index)
-
-
-def _address(message: Any) -> str:  # noqa: ANN401 - pyroute2 is untyped
-    """The node's own address; IFA_ADDRESS is the other end's on a point-to-point link."""
-    return str(message.get("local") or message.get("address"))
 
 
 async def _replies(answer: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - pyroute2 is untyped
