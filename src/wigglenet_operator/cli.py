@@ -6,10 +6,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from wigglenet_operator import __version__
 from wigglenet_operator.errors import ConfigError, WigglenetError
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 PLUGIN = "kubectl-wigglenet"
 """By this name `kubectl wigglenet` finds the same program."""
@@ -28,9 +30,10 @@ ASKING = frozenset({"status", "diff"})
 """Commands whose answer is their exit status."""
 
 
-def main() -> None:
-    """Exit status: see STATUSES."""
+def main(timing: Timing = PRODUCTION) -> None:
+    """Run one command and exit with its status (see STATUSES); tests shorten the agent's `timing`."""
     parser = _parser("kubectl wigglenet" if Path(sys.argv[0]).name == PLUGIN else "wigglenet-operator")
+    parser.set_defaults(timing=timing)
     arguments = parser.parse_args()
     try:
         status = arguments.call(arguments)
@@ -131,7 +134,7 @@ def _failed(program: str, error: WigglenetError, *, status: int) -> int:
     return status
 
 
-def _run(_: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from wigglenet_operator.settings import read_settings  # a wrong setting is told before a second of imports
 
     settings = read_settings(os.environ)
@@ -149,7 +152,7 @@ def _run(_: argparse.Namespace) -> int:
     for warning in settings.warnings():
         logging.getLogger(__name__).warning(warning)
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
-    asyncio.run(run(settings.config(), access))
+    asyncio.run(run(replace(settings.config(), timing=arguments.timing), access))
     return DONE
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,9 +30,11 @@ from wigglenet_operator.agent.reconcile import WAITING
 from wigglenet_operator.agent.serve import server
 from wigglenet_operator.model.config import Bind, Tls
 from wigglenet_operator.model.report import TurnReport
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 HOST = "127.0.0.1"
 SECONDS = 10.0
+QUICK = replace(PRODUCTION, listen_retry=0.05)
 WELL = TurnReport(steps={}, problems=frozenset())
 
 
@@ -46,12 +49,12 @@ def reserved(stack: ExitStack) -> int:
 class Served:
     """Health and metrics of nobody, on ports of their own."""
 
-    def __init__(self, stack: ExitStack, *, tls: Tls | None = None, host: str | None = HOST) -> None:
+    def __init__(self, stack: ExitStack, *, tls: Tls | None = None, host: str | None = HOST, timing: Timing = QUICK) -> None:
         self.health_port, self.metrics_port = reserved(stack), reserved(stack)
         address = ip_address(host) if host else None
         health, metrics = (Bind(host=address, port=port) for port in (self.health_port, self.metrics_port))
         self.meter = Meter()
-        chosen = config("a", health=health, metrics=metrics, metrics_tls=tls)
+        chosen = config("a", health=health, metrics=metrics, metrics_tls=tls, timing=timing)
         self.server = server(chosen, silent=lambda: 0.0, meter=self.meter)
         self._stack = stack
 
@@ -80,12 +83,11 @@ Make = Callable[..., Served]
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.05)
+def make() -> Iterator[Make]:
     with ExitStack() as stack:
 
-        def made(*, tls: Tls | None = None, host: str | None = HOST) -> Served:
-            return Served(stack, tls=tls, host=host)
+        def made(*, tls: Tls | None = None, host: str | None = HOST, timing: Timing = QUICK) -> Served:
+            return Served(stack, tls=tls, host=host, timing=timing)
 
         yield made
 
@@ -100,7 +102,7 @@ def answers(served: Served) -> None:
     eventually(answered, what="it answers")
 
 
-def test_what_is_wrong_is_in_the_answer_and_its_status(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_is_in_the_answer_and_its_status(make: Make) -> None:
     served = make()
     served.start()
     answers(served)
@@ -115,8 +117,16 @@ def test_what_is_wrong_is_in_the_answer_and_its_status(make: Make, monkeypatch: 
     assert served.ask("/readyz", method="POST")[0] == 405
     assert served.ask("/readyz", method="HEAD") == (200, "")
     assert served.ask("/metrics")[0] == 404, "another listener's"
-    monkeypatch.setattr(health, "HANG_SECONDS", 0.0)
-    assert served.ask("/healthz")[0] == 503
+
+
+def test_an_agent_whose_passes_do_not_end_is_not_live(make: Make) -> None:
+    served = make(timing=replace(QUICK, hang=0.0))
+    served.start()
+    answers(served)
+
+    status, reason = served.ask("/healthz")
+
+    assert (status, reason.partition(" for ")[0]) == (503, "no turn has come to an end")
 
 
 def test_all_addresses_are_those_of_both_families(make: Make) -> None:
@@ -139,8 +149,7 @@ def test_a_port_that_is_taken_is_a_problem_until_it_is_free(make: Make) -> None:
     eventually(lambda: not served.codes(), what="the problem has gone")
 
 
-def test_nothing_listens_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.05)
+def test_nothing_listens_when_it_has_ended() -> None:
     with ExitStack() as stack:
         served = Served(stack)
         served.start()

@@ -19,7 +19,7 @@ from tests.virtual_time import run
 from wigglenet_operator.agent.kept import Kept
 from wigglenet_operator.agent.loop import Loop
 from wigglenet_operator.agent.reconcile import Reconciler
-from wigglenet_operator.agent.store import LINGER_SECONDS, ClusterStore
+from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.agent.tell import Teller, render_status
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.pace import Budget
@@ -28,6 +28,7 @@ from wigglenet_operator.model.desired import Peer, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
+from wigglenet_operator.model.timing import PRODUCTION
 from wigglenet_operator.plan.desired import STATUS, STEPS, plan
 from wigglenet_operator.plan.routes import plan_closed_routes
 
@@ -127,12 +128,12 @@ def test_a_node_that_left_takes_its_peer_and_routes_along_after_a_minute() -> No
     bench.turn()
     before = bench.content
     bench.store.drop(B.uid)
-    bench.now = LINGER_SECONDS - 1
+    bench.now = PRODUCTION.departed_node - 1
     bench.turn()
 
     assert bench.content == before
 
-    bench.now = LINGER_SECONDS
+    bench.now = PRODUCTION.departed_node
     bench.turn()
 
     assert set(bench.tables["peers"].content) == {key("c")}
@@ -237,12 +238,12 @@ def test_a_nodes_word_that_is_taken_away_counts_for_a_minute_and_no_longer(silen
         bench.store.drop(B.uid)
     bench.store.put(silenced)
     bench.store.put(replace(silenced, public_key=None, pod_cidrs=nets("")))
-    bench.now = LINGER_SECONDS - 1
+    bench.now = PRODUCTION.departed_node - 1
     bench.turn()
 
     assert bench.content == before
 
-    bench.now = LINGER_SECONDS
+    bench.now = PRODUCTION.departed_node
     bench.turn()
 
     assert not bench.tables["peers"].content
@@ -281,7 +282,7 @@ def test_any_events_followed_by_a_listing_give_the_same_plan(events: list[tuple[
     for number in (0, 5):
         store.drop(NodeUID(f"uid-n{number}"))
     store.expect(n.uid for n in nodes)
-    now = LINGER_SECONDS
+    now = PRODUCTION.departed_node
 
     snapshot = store.snapshot()
     assert snapshot

@@ -8,11 +8,11 @@ import pytest
 
 from tests.builders import nets, node
 from tests.virtual_time import run
-from wigglenet_operator.agent import census
 from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.facts import IPNetwork, NodeFacts, NodeUID, Version
+from wigglenet_operator.model.timing import PRODUCTION
 
 A, B = node("a"), node("b")
 
@@ -100,7 +100,7 @@ def test_a_watch_that_does_not_tell_is_started_anew_soon_after_a_census(what: st
             cluster.versions[B.uid] = Version("0")
     cluster.until(10)
 
-    assert cluster.renewed[0] == census.PATIENCE_SECONDS[0]
+    assert cluster.renewed[0] == PRODUCTION.relist_patience[0]
 
 
 def test_what_is_on_its_way_starts_nothing_anew() -> None:
@@ -131,7 +131,7 @@ def test_a_watch_that_stays_deaf_is_started_anew_ever_more_slowly() -> None:
 
     gaps = [later - earlier for earlier, later in zip(cluster.renewed, cluster.renewed[1:], strict=False)]
     assert gaps[0] < gaps[1] < gaps[2] < gaps[-1]
-    assert gaps[-1] >= census.PATIENCE_SECONDS[-1]
+    assert gaps[-1] >= PRODUCTION.relist_patience[-1]
 
 
 def test_small_clusters_are_listed_every_ten_seconds_and_large_ones_less_often() -> None:

@@ -8,10 +8,10 @@ from operator import itemgetter
 import pytest
 
 from tests.virtual_time import run
-from wigglenet_operator.agent.condition import DOUBT_SECONDS, Condition
-from wigglenet_operator.agent.kept import LEAST_SECONDS, MOST_SECONDS, SETTLE_SECONDS
+from wigglenet_operator.agent.condition import Condition
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.problems import Code
+from wigglenet_operator.model.timing import PRODUCTION
 
 Act = tuple[float, Callable[[], None]]
 
@@ -58,7 +58,10 @@ def test_it_is_written_when_it_is_not_as_it_should_be_and_not_again() -> None:
     ailing = [kept.judged(40.0 + 5 * i, "waiting") for i in range(10)]
     kept.until(100, kept.judged(1), kept.judged(20), *ailing)
 
-    assert kept.writes == [(1 + SETTLE_SECONDS, "False"), (40 + DOUBT_SECONDS + SETTLE_SECONDS, "True")]
+    assert kept.writes == [
+        (1 + PRODUCTION.report_settle, "False"),
+        (40 + PRODUCTION.condition_doubt + PRODUCTION.report_settle, "True"),
+    ]
     assert kept.there == ("True", "waiting")
 
 
@@ -82,21 +85,24 @@ def test_it_is_soon_said_that_it_is_over() -> None:
     acts = [kept.judged(5.0 * i, "waiting") for i in range(10)]
     kept.until(100, *acts, kept.judged(50))
 
-    assert kept.writes == [(DOUBT_SECONDS + SETTLE_SECONDS, "True"), (50 + SETTLE_SECONDS, "False")]
+    assert kept.writes == [
+        (PRODUCTION.condition_doubt + PRODUCTION.report_settle, "True"),
+        (50 + PRODUCTION.report_settle, "False"),
+    ]
 
 
 def test_what_somebody_else_wrote_is_put_right() -> None:
     kept = Keeper()
     kept.there = ("True", "no route was created")  # as cloud providers have it at first
 
-    assert kept.until(100, kept.judged(1)) == [(1 + SETTLE_SECONDS, "False")]
+    assert kept.until(100, kept.judged(1)) == [(1 + PRODUCTION.report_settle, "False")]
 
 
 def test_it_is_written_at_a_bounded_pace() -> None:
     kept = Keeper()
     writes = kept.until(1200, *(kept.judged(float(i), *["waiting"] * (i // 30 % 2)) for i in range(1200)))
 
-    assert 10 < len(writes) <= (1200 + MOST_SECONDS) / LEAST_SECONDS
+    assert 10 < len(writes) <= (1200 + PRODUCTION.status_most) / PRODUCTION.status_least
 
 
 def test_one_that_is_refused_is_a_problem_and_tried_again() -> None:

@@ -6,11 +6,12 @@ from datetime import datetime
 import pytest
 
 from tests.builders import key
-from wigglenet_operator.agent.health import HANG_SECONDS, SILENT_SECONDS, Health, Turned
+from wigglenet_operator.agent.health import Health, Turned
 from wigglenet_operator.agent.reconcile import WAITING
 from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.model.problems import PROBLEMS, Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
+from wigglenet_operator.model.timing import PRODUCTION
 
 WELL = TurnReport(steps={}, problems=frozenset(), peers=1, names={key("b"): NodeName("b")})
 
@@ -38,11 +39,11 @@ def told() -> Told:
 
 def test_an_agent_is_well_for_as_long_as_turns_end_even_if_they_wait(told: Told) -> None:
     for _ in range(5):
-        told.now += HANG_SECONDS
+        told.now += PRODUCTION.hang
         assert told.health.ailments() == []
         told.turn(WAITING)
 
-    told.now += HANG_SECONDS + 1
+    told.now += PRODUCTION.hang + 1
     assert told.health.ailments() == ["no turn has come to an end for 121 s"]
     assert told.health.ailments()[0] in told.health.hindrances()
     told.turn()
@@ -50,14 +51,14 @@ def test_an_agent_is_well_for_as_long_as_turns_end_even_if_they_wait(told: Told)
 
 
 def test_an_agent_that_never_ends_a_turn_is_not_well(told: Told) -> None:
-    told.now = HANG_SECONDS + 1
+    told.now = PRODUCTION.hang + 1
 
     assert told.health.ailments()
 
 
 def test_turns_that_end_by_a_bug_are_none_but_those_that_cannot_look_are(told: Told) -> None:
     for _ in range(3):
-        told.now += HANG_SECONDS / 2
+        told.now += PRODUCTION.hang / 2
         told.turn(WELL, Code.TurnCrashed)
     assert told.health.ailments() == ["no turn has come to an end for 180 s"]
 
@@ -68,7 +69,7 @@ def test_turns_that_end_by_a_bug_are_none_but_those_that_cannot_look_are(told: T
 
 def test_an_agent_whose_watch_is_silent_for_too_long_is_not_well(told: Told) -> None:
     told.turn()
-    told.silent = SILENT_SECONDS
+    told.silent = PRODUCTION.silence
     assert told.health.ailments() == []
 
     told.silent += 1

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from tests.virtual_time import run
 from wigglenet_operator.kube import operator
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.operator import A_SECOND, BURST, KopfOperator, Line
+from wigglenet_operator.kube.operator import KopfOperator, Line
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 SECONDS = 20
+QUICK = replace(PRODUCTION, watch_silent=0.2, request_retry=0.01, request_retry_most=0.01)
+BURST, INTERVAL = PRODUCTION.request_burst, PRODUCTION.request_interval
 
 
 class Lives:
@@ -25,7 +29,7 @@ class Lives:
         """What their clock says."""
         self._live = live
 
-    def __call__(self, _access: Any, _recorder: Any, line: Line) -> "Lives":
+    def __call__(self, _access: Any, _recorder: Any, line: Line, _timing: Timing) -> "Lives":
         self.number += 1
         self._line = line
         return self
@@ -42,16 +46,17 @@ class Lives:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("DEAF_SECONDS", 0.2), ("JOIN_SECONDS", 0.01), ("Backoffs", lambda: [0.01] * 1000)):
-        monkeypatch.setattr(operator, name, value)
+    monkeypatch.setattr(operator, "JOIN_SECONDS", 0.01)
 
 
-def supervised(lives: Lives, monkeypatch: pytest.MonkeyPatch, until: Callable[[KopfOperator], bool]) -> None:
+def supervised(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, until: Callable[[KopfOperator], bool], timing: Timing = QUICK
+) -> None:
     monkeypatch.setattr(operator, "_Life", lives)
     access = ApiAccess(host="127.0.0.1", port=1)
 
     async def main() -> None:
-        supervisor = KopfOperator(access, lives, clock=lambda: lives.now)  # type: ignore[arg-type]  # a recorder of starts only
+        supervisor = KopfOperator(access, lives, clock=lambda: lives.now, timing=timing)  # type: ignore[arg-type]  # a recorder of starts only
         task = asyncio.create_task(supervisor.run())
         async with asyncio.timeout(SECONDS):
             while not until(supervisor):  # noqa: ASYNC110 - what threads have done
@@ -103,7 +108,7 @@ def test_an_operator_that_asks_now_and_then_is_left_alone(monkeypatch: pytest.Mo
 def test_an_operator_is_renewed_at_once_on_demand_and_after_a_rotation_only_if_it_is_failing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(operator, "DEAF_SECONDS", float(SECONDS))
+    timing = replace(QUICK, watch_silent=float(SECONDS))
     lives = Lives(hangs)
 
     def until(supervisor: KopfOperator) -> bool:
@@ -113,12 +118,12 @@ def test_an_operator_is_renewed_at_once_on_demand_and_after_a_rotation_only_if_i
             supervisor.renew("it lags")
         return lives.number == 2
 
-    supervised(lives, monkeypatch, until)
+    supervised(lives, monkeypatch, until, timing)
 
     class Failing(Lives):
-        def __call__(self, access: Any, recorder: Any, line: Line) -> Lives:
+        def __call__(self, access: Any, recorder: Any, line: Line, timing: Timing) -> Lives:
             line.failing_since = 0.0
-            return super().__call__(access, recorder, line)
+            return super().__call__(access, recorder, line, timing)
 
     failing = Failing(hangs)
 
@@ -126,7 +131,7 @@ def test_an_operator_is_renewed_at_once_on_demand_and_after_a_rotation_only_if_i
         supervisor.renew_if_failing("a new token")
         return failing.number > 1
 
-    supervised(failing, monkeypatch, rotated)
+    supervised(failing, monkeypatch, rotated, timing)
 
 
 @pytest.mark.usefixtures("quick")
@@ -142,7 +147,7 @@ def test_an_operator_is_silent_for_as_long_as_nothing_is_asked_however_often_it_
 
     supervised(lives, monkeypatch, long_enough)
 
-    assert (max(silences) > 2 * operator.DEAF_SECONDS) is (lives.number == 3) is (live is hangs)
+    assert (max(silences) > 2 * QUICK.watch_silent) is (lives.number == 3) is (live is hangs)
 
 
 def test_requests_have_a_pace_and_a_server_that_needs_it_is_a_problem(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,8 +159,8 @@ def test_requests_have_a_pace_and_a_server_that_needs_it_is_a_problem(caplog: py
             number += 1
         return number, line.held
 
-    assert run(asked(100)) == (BURST + 100 * A_SECOND, True)
-    assert len([m for m in caplog.messages if "asked once a second" in m]) == 1
+    assert run(asked(100)) == (BURST + 100 / INTERVAL, True)
+    assert len([m for m in caplog.messages if "asked once in 1 s" in m]) == 1
 
 
 def test_an_occasional_burst_does_not_wait() -> None:
@@ -165,6 +170,6 @@ def test_an_occasional_burst_does_not_wait() -> None:
             for _ in range(BURST):
                 await line.pace()
             assert not line.held
-            await asyncio.sleep(BURST / A_SECOND)
+            await asyncio.sleep(BURST * INTERVAL)
 
     run(main())

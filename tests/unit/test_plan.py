@@ -9,9 +9,10 @@ import pytest
 from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, PodNetworkSource, WireGuardKind
+from wigglenet_operator.model.timing import PRODUCTION
 from wigglenet_operator.plan.desired import STEPS, plan
 from wigglenet_operator.plan.pod_networks import collapsed
-from wigglenet_operator.plan.routes import LINGER_SECONDS, keep_closed, plan_closed_routes
+from wigglenet_operator.plan.routes import keep_closed, plan_closed_routes
 from wigglenet_operator.plan.tunnel import Sighting, settle_endpoints
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1 2001:db8::1")
@@ -316,8 +317,8 @@ GONE = RouteKey(to=ip_network("10.9.0.0/24"), metric=0xFFFFFFFF)
 
 def test_a_closed_route_stays_ten_minutes_after_its_claim() -> None:
     kept, orphans = keep_closed({}, {GONE: CLOSED}, {}, now=100.0)
-    still, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=99.0 + LINGER_SECONDS)
-    gone, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=100.0 + LINGER_SECONDS)
+    still, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=99.0 + PRODUCTION.orphaned_route)
+    gone, _ = keep_closed({}, {GONE: CLOSED}, orphans, now=100.0 + PRODUCTION.orphaned_route)
 
     assert kept == still == {GONE: CLOSED}
     assert gone == {}

@@ -10,13 +10,14 @@ from functools import partial
 import pytest
 
 from tests.virtual_time import run
-from wigglenet_operator.agent.events import AGAIN_SECONDS, AT_ONCE, MOST, PAUSE_SECONDS, SETTLE_SECONDS, Events
+from wigglenet_operator.agent.events import AT_ONCE, MOST, Events
 from wigglenet_operator.agent.ledger import CHARACTERS, STATUS_PROBLEMS, parse_problems, ranked, render_problems
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.publish import event_name
 from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.model.problems import PROBLEMS, Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION
 from wigglenet_operator.plan.desired import STEPS
 
 Told = tuple[float, str, bool]
@@ -111,17 +112,20 @@ class Heard:
 
 def test_each_problem_is_told_when_it_comes_and_when_it_goes() -> None:
     told = Heard().hear((1, problem(), True), (20, problem(), False))
-    assert told == [(1 + SETTLE_SECONDS, "node n0", True), (20 + SETTLE_SECONDS, "node n0", False)]
+    assert told == [(1 + PRODUCTION.report_settle, "node n0", True), (20 + PRODUCTION.report_settle, "node n0", False)]
 
 
 def test_what_came_and_went_in_an_instant_is_not_told() -> None:
-    assert Heard().hear((1, problem(), True), (1 + SETTLE_SECONDS / 2, problem(), False)) == []
+    assert Heard().hear((1, problem(), True), (1 + PRODUCTION.report_settle / 2, problem(), False)) == []
 
 
 def test_many_at_once_are_told_and_the_others_one_by_one() -> None:
     told = Heard().hear(*((1 + i / 1e4, problem(i), True) for i in range(AT_ONCE + 2)))
 
-    assert [when for when, _, _ in told] == [3.0] * AT_ONCE + [3.0 + PAUSE_SECONDS, 3.0 + 2 * PAUSE_SECONDS]
+    assert [when for when, _, _ in told] == [3.0] * AT_ONCE + [
+        3.0 + PRODUCTION.event_interval,
+        3.0 + 2 * PRODUCTION.event_interval,
+    ]
     assert [who for _, who, _ in told] == [f"node n{i}" for i in range(AT_ONCE + 2)]
 
 
@@ -140,10 +144,10 @@ def test_one_that_was_refused_is_a_problem_and_tried_again() -> None:
         heard.status = None
 
     heard.status = 403
-    heard.hear((1, problem(), True), also=((5, look), (6, mend), (5 + AGAIN_SECONDS, look)))
+    heard.hear((1, problem(), True), also=((5, look), (6, mend), (5 + PRODUCTION.report_retry, look)))
 
     assert seen == [[Code.EventsFailed], []]
-    assert heard.told == [(1 + SETTLE_SECONDS + AGAIN_SECONDS, "node n0", True)]
+    assert heard.told == [(1 + PRODUCTION.report_settle + PRODUCTION.report_retry, "node n0", True)]
 
 
 def test_the_refusal_of_many_is_one_problem_for_as_long_as_it_lasts() -> None:
@@ -203,7 +207,7 @@ def test_in_a_large_cluster_not_all_tell_at_once() -> None:
 
     when = sorted(agent.told[0][0] for agent in agents)
     assert when[-1] - when[0] > 10
-    assert when[-1] <= 1 + SETTLE_SECONDS + 30
+    assert when[-1] <= 1 + PRODUCTION.report_settle + 30
 
 
 def test_the_name_of_an_event_is_one_however_long_the_nodes_is() -> None:

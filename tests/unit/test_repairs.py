@@ -11,7 +11,8 @@ from tests.builders import nets, node
 from tests.unit.test_agent import Bench
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.changes import diff
-from wigglenet_operator.plan.repairs import AT_ONCE, CALM_SECONDS, LONGEST_SECONDS, count_repairs
+from wigglenet_operator.model.timing import PRODUCTION
+from wigglenet_operator.plan.repairs import AT_ONCE, count_repairs
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
@@ -40,7 +41,7 @@ class Fought(Bench):
 def test_what_is_taken_away_now_and_then_is_back_at_once_every_time() -> None:
     fought = Fought()
 
-    assert len(fought.repairs(seconds=20 * CALM_SECONDS, every=CALM_SECONDS)) == 20
+    assert len(fought.repairs(seconds=20 * PRODUCTION.repair_calm, every=PRODUCTION.repair_calm)) == 20
     assert len(fought.repairs(seconds=3, every=1)) == 3
     assert not fought.turn().problems
 
@@ -49,9 +50,9 @@ def test_what_is_taken_away_all_the_time_is_put_back_ever_more_slowly_and_named(
     fought = Fought()
     times = fought.repairs(seconds=600)
 
-    assert len(times) < 600 / LONGEST_SECONDS + 15
+    assert len(times) < 600 / PRODUCTION.repair_pause_most + 15
     assert times[AT_ONCE - 2] < 1
-    assert times[-1] - times[-2] >= LONGEST_SECONDS
+    assert times[-1] - times[-2] >= PRODUCTION.repair_pause_most
     report = fought.turn()
     assert {p.subject for p in report.problems} == {"route 10.2.0.0/24"}
     assert report.phase == "Degraded"
@@ -69,9 +70,9 @@ def test_a_fight_over_one_thing_delays_no_other_repair() -> None:
 def test_after_a_quiet_minute_the_fight_is_over() -> None:
     fought = Fought()
     fought.repairs(seconds=100)
-    fought.now += LONGEST_SECONDS
+    fought.now += PRODUCTION.repair_pause_most
     fought.turn()
-    fought.now += CALM_SECONDS
+    fought.now += PRODUCTION.repair_calm
 
     assert fought.turn().phase == "Ready"
     assert len(fought.repairs(seconds=0.35)) == 4
@@ -153,9 +154,9 @@ def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(r
     left = ruined.chains if ruin == "sets" else {}
     times = ruined.repairs(left, seconds=150)
 
-    assert len(times) < 150 / LONGEST_SECONDS + 15
+    assert len(times) < 150 / PRODUCTION.repair_pause_most + 15
     assert times[AT_ONCE - 2] < 1
-    assert times[-1] - times[-2] >= LONGEST_SECONDS
+    assert times[-1] - times[-2] >= PRODUCTION.repair_pause_most
     ruined.tables["firewall"].content = dict(left)
     report = ruined.turn()
     assert [p.subject for p in report.problems] == ["table inet wigglenet"]
@@ -165,7 +166,7 @@ def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(r
 def test_a_firewall_that_is_ruined_in_another_way_each_time_is_held_back_as_well() -> None:
     ruined = Ruined()
 
-    assert len(ruined.repairs({}, ruined.chains, seconds=100)) < 100 / LONGEST_SECONDS + 15
+    assert len(ruined.repairs({}, ruined.chains, seconds=100)) < 100 / PRODUCTION.repair_pause_most + 15
 
 
 def test_a_fight_over_the_firewall_delays_nothing_else() -> None:

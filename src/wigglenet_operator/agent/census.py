@@ -16,14 +16,9 @@ from wigglenet_operator.errors import ApiError
 from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 log = logging.getLogger(__name__)
-SECONDS_PER_NODE, LEAST_SECONDS, MOST_SECONDS = 0.3, 10.0, 300.0
-"""Between two censuses: N agents list N Nodes, so that the load on the API server grows with N, not with its square."""
-AGAIN_SECONDS = 5.0
-"""After a listing that failed, or one before the store was complete."""
-PATIENCE_SECONDS = (2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-"""How long what a census has found may be on its way; longer after each fresh watch that did not help."""
 
 
 class Census:
@@ -36,9 +31,11 @@ class Census:
         listed: Callable[[], Awaitable[Mapping[NodeUID, Version]]],
         services: Callable[[], Awaitable[frozenset[IPNetwork] | None]],
         renew: Callable[[str], None],
+        timing: Timing = PRODUCTION,
     ) -> None:
         """`services` gives the ranges of Services, None if nobody tells; `renew` starts a fresh watch for a reason."""
         self._store, self._listed, self._services, self._renew = store, listed, services, renew
+        self._timing = timing
         self._knows_services = True
         self._asked = asyncio.Event()
         self._behind: frozenset[tuple[NodeUID, Version]] = frozenset()
@@ -67,7 +64,7 @@ class Census:
                     await self._asked.wait()
             except TimeoutError:
                 pass
-            await asyncio.sleep(random.uniform(0, 1))  # noqa: S311 - spreads requests: what one asks for, all may
+            await asyncio.sleep(random.uniform(0, self._timing.relist_spread))  # noqa: S311 - spreads requests: what one asks for, all may
 
     async def _take(self) -> float:
         """One census; seconds until the next."""
@@ -79,7 +76,7 @@ class Census:
         except ApiError as error:
             status = error.status if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else 0
             self._failed = self._failures.setdefault(status, str(error))  # an outage has many texts, and is one problem
-            return AGAIN_SECONDS
+            return self._timing.relist_retry
         self._failed = ""
         self._failures.clear()
         if not self._store.complete:
@@ -104,10 +101,11 @@ class Census:
         before, self._behind = self._behind, self._store.behind(listed)
         if not self._behind:
             self._renewed = 0
-            usual = min(max(len(listed) * SECONDS_PER_NODE, LEAST_SECONDS), MOST_SECONDS)
+            timing = self._timing
+            usual = min(max(len(listed) * timing.relist_per_node, timing.relist_least), timing.relist_most)
             return usual * random.uniform(0.8, 1.2)  # noqa: S311 - spreads requests
         if before and before <= self._behind:  # else it is on its way
             self._behind = frozenset()
             self._renew(f"it has not told what {len(before)} Nodes are by now")
-            self._renewed = min(self._renewed + 1, len(PATIENCE_SECONDS) - 1)
-        return PATIENCE_SECONDS[self._renewed]
+            self._renewed = min(self._renewed + 1, len(self._timing.relist_patience) - 1)
+        return self._timing.relist_patience[self._renewed]

@@ -8,8 +8,6 @@ from wigglenet_operator.agent.ledger import refusal
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 
-DOUBT_SECONDS = 15.0
-"""What lasts less, such as one look that failed, taints no node."""
 MESSAGE = 500
 """Characters."""
 
@@ -28,7 +26,7 @@ class Condition(Kept[tuple[str, str]]):
             self.want(("False", "the network of this node is as it should be"), urgent=True)
             return
         self._ailing = now if self._ailing is None else self._ailing
-        if now - self._ailing >= DOUBT_SECONDS:
+        if now - self._ailing >= self._timing.condition_doubt:
             self.want(("True", reasons[0][:MESSAGE]), urgent=True)
 
     def problems(self) -> frozenset[Problem]:

@@ -10,14 +10,11 @@ from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.pace import Budget, spread
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 log = logging.getLogger(__name__)
-SETTLE_SECONDS = 2.0
-"""What comes and goes within this is not told."""
-AT_ONCE, PAUSE_SECONDS = 20, 10.0
-"""Events in a row, and from then on the time between two: every one is kept by the API server for an hour."""
-AGAIN_SECONDS = 15.0
-"""After one that was refused."""
+AT_ONCE = 20
+"""Events that need not keep `event_interval`."""
 UNFIT = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 """What the same Event would be told for ever; it is left out."""
 MOST = 200
@@ -27,9 +24,15 @@ MOST = 200
 class Events:
     """Tells what it is given, in order, for as long as `keep` runs."""
 
-    def __init__(self, publish: Callable[[Problem, bool], Awaitable[None]], *, nodes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        publish: Callable[[Problem, bool], Awaitable[None]],
+        *,
+        nodes: Callable[[], int],
+        timing: Timing = PRODUCTION,
+    ) -> None:
         """`publish` writes one: a problem, and whether it has come; ApiError if it could not. `nodes` are as many as tell."""
-        self._publish, self._nodes = publish, nodes
+        self._publish, self._nodes, self._timing = publish, nodes, timing
         self._waiting: dict[Problem, bool] = {}
         self._news = asyncio.Event()
         self._refused = (0, "")  # status and text
@@ -50,12 +53,13 @@ class Events:
 
     async def keep(self) -> None:
         """Tell until cancelled."""
-        budget = Budget(AT_ONCE * PAUSE_SECONDS, asyncio.get_running_loop().time)
+        timing = self._timing
+        budget = Budget(AT_ONCE * timing.event_interval, asyncio.get_running_loop().time)
         while True:
             await self._news.wait()
-            await asyncio.sleep(SETTLE_SECONDS + spread(self._nodes()))
+            await asyncio.sleep(timing.report_settle + spread(self._nodes()))
             while self._waiting:
-                await asyncio.sleep(budget.spend(PAUSE_SECONDS))
+                await asyncio.sleep(budget.spend(timing.event_interval))
                 if self._waiting:
                     await self._tell(next(iter(self._waiting)))
             self._news.clear()
@@ -79,4 +83,4 @@ class Events:
             del self._waiting[problem]
         else:
             self._waiting[problem] = came
-        await asyncio.sleep(AGAIN_SECONDS)
+        await asyncio.sleep(self._timing.report_retry)

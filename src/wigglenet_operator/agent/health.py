@@ -14,11 +14,7 @@ from wigglenet_operator.agent.tell import describe
 from wigglenet_operator.model.facts import NodeName
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, TurnReport
-
-HANG_SECONDS = 120.0
-"""Without the end of a turn, of which there is one every 10 s."""
-SILENT_SECONDS = 600.0
-"""Without a word with the API server: a watch that is silent for 180 s is started anew, and that did not help."""
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +45,16 @@ def hindrances(report: TurnReport) -> list[str]:
 class Health:
     """The last turn, and what it says."""
 
-    def __init__(self, node: NodeName, *, silent: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        node: NodeName,
+        *,
+        silent: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        timing: Timing = PRODUCTION,
+    ) -> None:
         """`silent` tells for how many seconds the watch has neither asked nor heard anything."""
-        self._node, self._silent, self._clock = node, silent, clock
+        self._node, self._silent, self._clock, self._timing = node, silent, clock, timing
         self._started = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._ended = clock()
         self._last: Turned | None = None
@@ -65,9 +68,9 @@ class Health:
     def ailments(self) -> list[str]:
         """Why the agent should be started anew; empty if it should not."""
         found = []
-        if (hangs := self._clock() - self._ended) > HANG_SECONDS:
+        if (hangs := self._clock() - self._ended) > self._timing.hang:
             found.append(f"no turn has come to an end for {hangs:.0f} s")
-        if (silent := self._silent()) > SILENT_SECONDS:
+        if (silent := self._silent()) > self._timing.silence:
             found.append(f"the watch of Nodes has neither asked nor heard anything for {silent:.0f} s")
         return found
 

@@ -3,20 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-MIN_SECONDS = 0.1
-"""Between the starts of two turns; a burst of events becomes one turn."""
-RESYNC_SECONDS = 10.0
-"""The longest without a turn: WireGuard tells nobody of changes, so peers are read so often."""
-BACKOFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""After the first, second, … failed turn in a row; the last one for ever."""
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 
 class Loop:
     """Runs one turn at a time; requests that come during a turn become one more turn."""
 
-    def __init__(self, turn: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, turn: Callable[[], Awaitable[bool]], *, timing: Timing = PRODUCTION) -> None:
         """`turn` tells whether it succeeded; it must not raise for what it expects to go wrong."""
-        self._turn = turn
+        self._turn, self._timing = turn, timing
         self._requested = asyncio.Event()
 
     def request(self) -> None:
@@ -31,11 +26,12 @@ class Loop:
             started = clock()
             self._requested.clear()
             failures = 0 if await self._turn() else failures + 1
-            patience = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else RESYNC_SECONDS
+            retries = self._timing.retries
+            patience = retries[min(failures, len(retries)) - 1] if failures else self._timing.resync
             try:
                 async with asyncio.timeout(patience):
                     await self._requested.wait()
                 failures = 0  # what made it fail may be over
             except TimeoutError:
                 pass
-            await asyncio.sleep(max(0.0, started + MIN_SECONDS - clock()))
+            await asyncio.sleep(max(0.0, started + self._timing.pass_interval - clock()))

@@ -61,7 +61,8 @@ class Mesh:
         self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._cni = CniFileTable(Path(config.cni_path))
         self._key_file = KeyFileTable(Path(config.key_path), private) if public else None
-        self._wireguard = WireGuardLink(rtnl, config.wireguard, UapiDevice(config.link), leftover=not config.tunnelled)
+        userspace = UapiDevice(config.link, timing=config.timing)
+        self._wireguard = WireGuardLink(rtnl, config.wireguard, userspace, leftover=not config.tunnelled)
         self._peers = PeerTable(self._wireguard)
         self._sources: dict[PodNetworkSource, NetworkSource] = {}
         if config.source_path:

@@ -90,9 +90,10 @@ class Reconciler:
         readable = {name: table for name, table in actual.items() if not isinstance(table, WigglenetError)}
         before = replace(self._memory, networks=self._memory.networks | planned.networks)
         times = (now, unix_now)
-        desired, memory = settle(planned.desired, readable, before, tunnelled=self._config.tunnelled, times=times)
+        timing, tunnelled = self._config.timing, self._config.tunnelled
+        desired, memory = settle(planned.desired, readable, before, tunnelled=tunnelled, times=times, timing=timing)
         wanted = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
-        allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now)
+        allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now, timing=timing)
         unreadable = {n: t for n, t in actual.items() if isinstance(t, WigglenetError)}
         return _Intent(
             desired=desired,

@@ -45,8 +45,6 @@ COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's `gc`: in a large cluster 100,000s of values live, and each turn would look at all of them."""
 YOUNG = 1
 """The youngest generations of Python's `gc`, which hold what a turn has made."""
-LOOK_AGAIN_SECONDS = 1.0
-"""After a turn that wrote: what it led to, such as handshakes, has no event."""
 
 
 async def run(config: AgentConfig, access: ApiAccess) -> None:
@@ -65,9 +63,10 @@ class _Agent:
     def __init__(self, config: AgentConfig, mesh: Mesh, api: ApiClient, access: ApiAccess) -> None:
         self._config, self._mesh, self._access = config, mesh, access
         self._here = asyncio.get_running_loop()
-        self.loop = Loop(self._clean_turn)
-        self.store = ClusterStore(self._changed)
-        self._operator = KopfOperator(access, self)
+        timing = config.timing
+        self.loop = Loop(self._clean_turn, timing=timing)
+        self.store = ClusterStore(self._changed, timing=timing)
+        self._operator = KopfOperator(access, self, timing=timing)
         meter = Meter() if config.metrics else None
         if meter:
             access.asked = meter.asked
@@ -79,21 +78,25 @@ class _Agent:
             listed=partial(list_nodes, api),
             services=partial(list_service_ranges, api),
             renew=self._operator.renew,
+            timing=timing,
         )
         names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
         annotations = AnnotationTable(api, config.node_name, names=names, published=self._published, answered=self._put)
         tables = {**mesh.tables(), "annotations": annotations}
         self._reconciler = Reconciler(self.store, config, tables, look=mesh.look)
         self._contested: frozenset[Problem] = frozenset()
-        self._events = Events(partial(self._publish, api), nodes=self.store.count)
+        self._events = Events(partial(self._publish, api), nodes=self.store.count, timing=timing)
         self._status = Kept(
             published=lambda: self._published().get(STATUS),
             write=lambda status: annotations.write({STATUS: status}),
             nodes=self.store.count,
+            timing=timing,
         )
         note = lambda problem, came: self._events.note(problem, came=came)  # noqa: E731
         self._teller = Teller(version=__version__, status=self._status, note=note)
-        self._condition = Condition(published=self._unavailable, write=partial(self._say, api), nodes=self.store.count)
+        self._condition = Condition(
+            published=self._unavailable, write=partial(self._say, api), nodes=self.store.count, timing=timing
+        )
         self._last = WAITING
         self._unreadable: dict[NodeUID, Problem] = {}
 
@@ -216,7 +219,7 @@ class _Agent:
             heard, self._heard = None, heard or self._heard
         self._told(report, began=began, heard=heard if report.wrote else None)
         if report.wrote:
-            self._here.call_later(LOOK_AGAIN_SECONDS, self.loop.request)
+            self._here.call_later(self._config.timing.after_write, self.loop.request)
         return not report.failed
 
     def _stopped(self, code: Code, text: str, heard: float | None) -> bool:

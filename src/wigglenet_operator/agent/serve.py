@@ -23,10 +23,9 @@ from wigglenet_operator.agent.metrics import Meter
 from wigglenet_operator.model.config import AgentConfig, Bind, Tls
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 5.0
-"""Between two attempts to listen, and two looks at the files of TLS: their content, for a link may lead to another file."""
 FRESH_SECONDS = 1.0
 """How old metrics may be."""
 CLOSE_SECONDS = 2.0
@@ -69,9 +68,9 @@ class Bounded(web.Server):
 class Listener:
     """Pages at one address, while that can be had."""
 
-    def __init__(self, setting: str, bind: Bind, pages: Pages, tls: Tls | None = None) -> None:
+    def __init__(self, setting: str, bind: Bind, pages: Pages, tls: Tls | None = None, *, timing: Timing = PRODUCTION) -> None:
         """`setting` names what has the address; without `tls` it is plain HTTP."""
-        self._setting, self._bind, self._pages, self._tls = setting, bind, pages, tls
+        self._setting, self._bind, self._pages, self._tls, self._timing = setting, bind, pages, tls, timing
         self._http: Bounded
         self._doors: list[asyncio.Task[None]] = []
         self._in_force: tuple[bytes, ...] | None = None
@@ -82,7 +81,7 @@ class Listener:
         try:
             while True:
                 self.problem = await self._renew()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(self._timing.listen_retry)
         finally:
             await self._close()
 
@@ -250,10 +249,11 @@ async def _end_tasks() -> None:
 
 def server(config: AgentConfig, *, silent: Callable[[], float], meter: Meter | None) -> Server:
     """The server of an agent, with metrics if there is a meter; `silent` as in Health."""
-    health = Health(config.node_name, silent=silent)
-    listeners = [Listener("HEALTH_BIND_ADDR", config.health, health_pages(health))]
+    timing = config.timing
+    health = Health(config.node_name, silent=silent, timing=timing)
+    listeners = [Listener("HEALTH_BIND_ADDR", config.health, health_pages(health), timing=timing)]
     if meter and config.metrics:
-        listeners.append(Listener("METRICS_BIND_ADDR", config.metrics, metrics_pages(meter), config.metrics_tls))
+        listeners.append(Listener("METRICS_BIND_ADDR", config.metrics, metrics_pages(meter), config.metrics_tls, timing=timing))
     return Server(health, meter, listeners)
 
 

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID, Version
-
-LINGER_SECONDS = 60.0
-"""How long it is told what an agent said whose Node, or word, somebody took away: it may be back, and have lost nothing."""
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 
 class ClusterStore:
     """Facts by UID, never by name: events of a Node and of its successor of the same name come in any order."""
 
-    def __init__(self, changed: Callable[[], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, changed: Callable[[], None], *, clock: Callable[[], float] = time.monotonic, timing: Timing = PRODUCTION
+    ) -> None:
         """`changed` is called after every change that a plan could see."""
-        self._changed, self._clock = changed, clock
+        self._changed, self._clock, self._timing = changed, clock, timing
         self._nodes: dict[NodeUID, NodeFacts] = {}
         self._versions: dict[NodeUID, Version] = {}
         self._said: dict[NodeName, tuple[float, NodeFacts]] = {}
@@ -85,7 +85,7 @@ class ClusterStore:
         if not self.complete:
             return None
         now = self._clock()
-        self._said = {name: said for name, said in self._said.items() if now - said[0] < LINGER_SECONDS}
+        self._said = {name: said for name, said in self._said.items() if now - said[0] < self._timing.departed_node}
         departed = (replace(facts, departed=True) for _, facts in self._said.values())
         return ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
 

@@ -19,21 +19,20 @@ from wigglenet_operator.kernel.memo import Memo
 from wigglenet_operator.kernel.ports import PORT_TAKEN, PeerOrder
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
 from wigglenet_operator.model.facts import IPNetwork, PublicKey
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 T = TypeVar("T")
 DIRECTORY = Path("/run/wireguard")
 REPLY_LIMIT = 1 << 26
 """Bytes; 5,000 peers take 1.2 MB."""
-SECONDS = 5
-"""The longest that an answer may take; a hung implementation must not hang the agent."""
 NO_KEY = "0" * 64
 
 
 class UapiDevice:
     """The device behind one implementation's socket, by the name of its link; a connection for each operation."""
 
-    def __init__(self, link: str, directory: Path = DIRECTORY) -> None:
-        self._link = link
+    def __init__(self, link: str, directory: Path = DIRECTORY, *, timing: Timing = PRODUCTION) -> None:
+        self._link, self._seconds = link, timing.device
         self._path = directory / f"{link}.sock"
         self._peers = PeerParser()
 
@@ -70,7 +69,7 @@ class UapiDevice:
     async def _exchange(self, lines: list[str]) -> str:
         operation = f"{lines[0].partition('=')[0]} WireGuard device {self._link}"
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(self._seconds):
                 reader, writer = await asyncio.open_unix_connection(self._path, limit=REPLY_LIMIT)
                 try:
                     writer.write("".join(f"{line}\n" for line in [*lines, ""]).encode())
@@ -82,7 +81,7 @@ class UapiDevice:
             text = f"no WireGuard answers at {self._path}; start a userspace implementation (wireguard-go {self._link}),"
             raise MissingLink(f"{text} or use the kernel's (modprobe wireguard, WIGGLENET_WG_IMPLEMENTATION=auto)") from error
         except TimeoutError as error:
-            raise KernelError(f"{operation}: no answer within {SECONDS} s") from error
+            raise KernelError(f"{operation}: no answer within {self._seconds:g} s") from error
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             raise KernelError(f"{operation}: {error}") from error
         try:

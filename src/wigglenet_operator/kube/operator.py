@@ -21,37 +21,32 @@ from wigglenet_operator.kube.handlers import Recorder, register
 from wigglenet_operator.kube.pace import Budget
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 log = logging.getLogger(__name__)
 IDENTITY: Any = "wigglenet-operator"
 """Among operators that take turns, which this one does not."""
 JOIN_SECONDS = 5.0
 """How long an operator may take to end; then it is left to itself."""
-LIVED_SECONDS = 60.0
-"""After such a life the next one is not waited for longer than at first."""
-WATCH_SECONDS = 100
-"""After so many the server ends a watch, which is then resumed: so a healthy operator asks something every 100 s."""
-UNAUTHORIZED_SECONDS = 1.0
-"""Before the answer is passed on: what may be asked at once is kept for when there is a new token."""
-REFUSED_SECONDS = 30.0
-"""After so long it is a problem; before, it may be restarting."""
 REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 """What an administrator has to mend; other statuses are those of a server in trouble."""
-DEAF_SECONDS = 180.0
-"""Without a request or an answer an operator is deaf, for it asks more often."""
-BURST, A_SECOND = 60, 1.0
-"""Requests at once and in the long run: a server that ends every watch at once would be asked 2,000 times a second."""
 
 
 class Backoffs:
-    """1, 2, 4, 8, 15, 15, … seconds, each with up to a half more, for ever: an API outage must not end the operator."""
+    """Seconds before each further attempt, without end: an API outage must not end the operator.
+
+    In production 1, 2, 4, 8, 15, 15, ... seconds, each with up to a half more at random.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
 
     def __iter__(self) -> Iterator[float]:
         """Start anew for each request."""
-        delay = 1.0
+        delay = self._timing.request_retry
         while True:
             yield delay * random.uniform(1, 1.5)  # noqa: S311 - spreads requests, keeps no secret
-            delay = min(delay * 2, 15.0)
+            delay = min(delay * 2, self._timing.request_retry_most)
 
 
 class NoDiff(kopf.DiffBaseStorage):
@@ -84,7 +79,7 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def operator_settings() -> kopf.OperatorSettings:
+def operator_settings(timing: Timing = PRODUCTION) -> kopf.OperatorSettings:
     """Each value is a must with a measured reason; none of them may be left to Kopf's defaults."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -93,11 +88,11 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = NoDiff()
     settings.persistence.progress_storage = NoProgress()
     settings.watching.chunk_size = 500
-    settings.watching.server_timeout = WATCH_SECONDS
-    settings.networking.connect_timeout = 10
-    settings.networking.request_timeout = 20
+    settings.watching.server_timeout = timing.watch
+    settings.networking.connect_timeout = timing.connect
+    settings.networking.request_timeout = timing.answer
     settings.queueing.idle_timeout = 0.1  # each worker keeps its last event, some 40 KB, for so long
-    settings.networking.error_backoffs = Backoffs()
+    settings.networking.error_backoffs = Backoffs(timing)
     settings.process.ultimate_exiting_timeout = None  # else the whole agent is killed 600 s after a restart
     return settings
 
@@ -105,8 +100,8 @@ def operator_settings() -> kopf.OperatorSettings:
 class Line:
     """What goes over the line to the API server: at a bounded pace, and noticed, so that silence can be told from quiet."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, timing: Timing = PRODUCTION) -> None:
+        self._clock, self._timing = clock, timing
         self.last = clock()
         """When something was asked or answered, or an operator began."""
         self.spoke = clock()
@@ -115,18 +110,19 @@ class Line:
         """Since when every request was refused, or is not answered; None if the last one was."""
         self.refused = 0
         """The HTTP status of the last refusal since then, 0 if nobody answered."""
-        self._budget, self._held = Budget(BURST / A_SECOND, clock), float("-inf")
+        self._budget, self._held = Budget(timing.request_burst * timing.request_interval, clock), float("-inf")
 
     @property
     def held(self) -> bool:
         """Whether requests had to wait within the last minute."""
-        return self._clock() - self._held < LIVED_SECONDS
+        return self._clock() - self._held < self._timing.watch_stable
 
     async def pace(self) -> None:
         """Wait until the next request may be made."""
-        if wait := self._budget.spend(1 / A_SECOND):
+        if wait := self._budget.spend(self._timing.request_interval):
             if not self.held:
-                log.warning("the API server has the watch begin anew all the time; it is asked once a second from now on")
+                seconds = self._timing.request_interval
+                log.warning("the API server ends every watch at once; from now on it is asked once in %g s", seconds)
             self._held = self._clock()
             await asyncio.sleep(wait)
         self.last = self.spoke = self._clock()
@@ -148,7 +144,7 @@ class Line:
             if not self.refused:
                 self.failing_since = None
             elif response.status == HTTPStatus.UNAUTHORIZED:  # Kopf asks again at once, 40 times a second
-                await asyncio.sleep(UNAUTHORIZED_SECONDS)
+                await asyncio.sleep(self._timing.unauthorized)
             return response
 
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer, access.counted))
@@ -157,21 +153,27 @@ class Line:
 class KopfOperator:
     """Watches Nodes and tells a recorder, for as long as `run` runs."""
 
-    def __init__(self, access: ApiAccess, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
-        self._access, self._recorder, self._clock = access, recorder, clock
-        self._line = Line(clock)
+    def __init__(
+        self,
+        access: ApiAccess,
+        recorder: Recorder,
+        clock: Callable[[], float] = time.monotonic,
+        timing: Timing = PRODUCTION,
+    ) -> None:
+        self._access, self._recorder, self._clock, self._timing = access, recorder, clock, timing
+        self._line = Line(clock, timing)
         self._end: asyncio.Future[str] | None = None
         self._renewed = False
 
     async def run(self) -> None:
         """Start an operator, and a fresh one whenever one ends or is deaf, until cancelled."""
-        pauses = iter(Backoffs())
+        pauses = iter(Backoffs(self._timing))
         while True:
             started = self._clock()
             reason = await self._one_life()
             log.warning("the watch of Nodes is started anew: %s", reason)
-            if self._clock() - started > LIVED_SECONDS:
-                pauses = iter(Backoffs())
+            if self._clock() - started > self._timing.watch_stable:
+                pauses = iter(Backoffs(self._timing))
             if not self._renewed:
                 await self._pause(next(pauses))
             self._recorder.began()
@@ -195,10 +197,11 @@ class KopfOperator:
         """What is wrong with the talk to the API server."""
         found: list[tuple[Code, str]] = []
         if self._line.held:
-            text = f"it ends every watch at once; it is asked {A_SECOND:g} times a second until it does not"
+            seconds = self._timing.request_interval
+            text = f"it ends every watch at once; it is asked once in {seconds:g} s until it does not"
             found.append((Code.APIThrottled, text))
         since, status = self._line.failing_since, self._line.refused
-        if since is not None and self._clock() - since > REFUSED_SECONDS:
+        if since is not None and self._clock() - since > self._timing.refused:
             said = f"answers {status} when asked for Nodes" if status else "does not answer"
             code = Code.APIRefused if status in REFUSALS else Code.APIUnreachable
             found.append((code, f"it {said}; until it shows them, everything stays as it is"))
@@ -215,7 +218,7 @@ class KopfOperator:
         ended: asyncio.Future[str] = here.create_future()
         self._end, self._renewed = ended, False
         self._line.last = self._clock()
-        life = _Life(self._access, self._recorder, self._line)
+        life = _Life(self._access, self._recorder, self._line, self._timing)
 
         def tell(reason: str) -> None:
             if not ended.done():
@@ -231,9 +234,9 @@ class KopfOperator:
         try:
             while not ended.done():
                 silent = self._clock() - self._line.last
-                if silent > DEAF_SECONDS:
+                if silent > self._timing.watch_silent:
                     tell(f"nothing was asked nor heard for {silent:.0f} s")
-                await asyncio.wait([ended], timeout=DEAF_SECONDS - silent + 1)
+                await asyncio.wait([ended], timeout=self._timing.watch_silent - silent + 1)
             return ended.result()
         finally:
             life.end()
@@ -245,8 +248,8 @@ class KopfOperator:
 class _Life:
     """One operator, in the thread that calls `live`."""
 
-    def __init__(self, access: ApiAccess, recorder: Recorder, line: Line) -> None:
-        self._access, self._recorder, self._line = access, recorder, line
+    def __init__(self, access: ApiAccess, recorder: Recorder, line: Line, timing: Timing) -> None:
+        self._access, self._recorder, self._line, self._timing = access, recorder, line, timing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = False
@@ -278,7 +281,7 @@ class _Life:
 
         await kopf.operator(
             registry=registry,
-            settings=operator_settings(),
+            settings=operator_settings(self._timing),
             clusterwide=True,
             standalone=True,
             identity=IDENTITY,  # else Kopf asks DNS, in this thread, and each watch waits for a server that does not answer

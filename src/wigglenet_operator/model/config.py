@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from pathlib import PurePath
 
 from wigglenet_operator.model.facts import IPAddress, IPNetwork, NodeName, PodNetworkSource, WireGuardKind
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 OVERHEAD = {4: 60, 6: 80}
 """Bytes that WireGuard adds, by the IP version of endpoints: 20 or 40 IP + 8 UDP + 32 WireGuard (its paper, section 5.4.6)."""
@@ -82,6 +83,8 @@ class AgentConfig:
     """None: plain HTTP."""
     api_server: IPAddress | None
     """KUBERNETES_SERVICE_HOST where it is an address; no pod network may hold it."""
+    timing: Timing = PRODUCTION
+    """Intervals and time-outs; no setting."""
 
     @property
     def tunnelled(self) -> frozenset[int]:

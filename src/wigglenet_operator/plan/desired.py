@@ -19,6 +19,7 @@ from wigglenet_operator.model.facts import (
 )
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.firewall import plan_dropped, plan_firewall, plan_zones
@@ -298,13 +299,14 @@ class Memory:
     repairs: Repairs = field(default_factory=dict)
 
 
-def settle(
+def settle(  # noqa: PLR0913 - the two states, what is known beside them, and the time
     desired: DesiredState,
     actual: Mapping[str, Mapping[Any, Any]],
     memory: Memory,
     *,
     tunnelled: Collection[int],
     times: tuple[float, float],
+    timing: Timing = PRODUCTION,
 ) -> tuple[DesiredState, Memory]:
     """The desired state in the light of what is there: roaming peers keep their endpoint, closed routes of a tunnel linger.
 
@@ -315,9 +317,10 @@ def settle(
     only if that table's step succeeds.
     """
     now, unix_now = times
-    peers, sightings = settle_endpoints(desired.peers, actual.get("peers", {}), memory.sightings, now=now, unix_now=unix_now)
+    known = actual.get("peers", {})
+    peers, sightings = settle_endpoints(desired.peers, known, memory.sightings, now=now, unix_now=unix_now, timing=timing)
     there = {key: route for key, route in actual.get("closed", {}).items() if not route.ours or key.to.version in tunnelled}
-    closed, orphans = keep_closed(desired.closed, there, memory.orphans, now=now)
+    closed, orphans = keep_closed(desired.closed, there, memory.orphans, now=now, timing=timing)
     found = actual.get("sysctls", {})
     sysctls = {name: "2" if name.endswith("accept_ra") else value for name, value in found.items()} | {**desired.sysctls}
     settled = replace(desired, peers=peers, closed=closed, sysctls=sysctls)

@@ -12,12 +12,10 @@ from wigglenet_operator.model.desired import RouteKey
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.ruleset import FAMILY, TABLE
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 AT_ONCE = 5
 """Repairs in a row that are made as soon as they are wanted."""
-CALM_SECONDS = 60.0
-"""Without a repair for so long, the next one is the first of a row."""
-LONGEST_SECONDS = 30.0
 NOUNS = {"closed": "route", "routes": "route", "device": "link", "link": "link", "addresses": "address", "peers": "peer"}
 NOUNS |= {
     "sysctls": "setting",
@@ -53,25 +51,26 @@ class Repair:
     last: float
     """Monotonic seconds."""
 
-    def pause(self) -> float:
+    def pause(self, timing: Timing) -> float:
         """Seconds from the last time until it may be written again."""
-        return min(0.5 * 2 ** (self.count - AT_ONCE), LONGEST_SECONDS) if self.count >= AT_ONCE else 0.0
+        doubled = timing.repair_pause * 2 ** (self.count - AT_ONCE)
+        return min(doubled, timing.repair_pause_most) if self.count >= AT_ONCE else 0.0
 
 
 Repairs = Mapping[Ident, Repair]
 
 
 def hold_back(
-    differences: Mapping[str, Changes[Any, Any]], repairs: Repairs, *, link: int, now: float
+    differences: Mapping[str, Changes[Any, Any]], repairs: Repairs, *, link: int, now: float, timing: Timing = PRODUCTION
 ) -> tuple[dict[str, Changes[Any, Any]], dict[Ident, Repair], frozenset[Problem]]:
     """What may be written now, what to remember if it succeeds, and what is fought over."""
-    remember = {ident: repair for ident, repair in repairs.items() if now - repair.last < CALM_SECONDS}
+    remember = {ident: repair for ident, repair in repairs.items() if now - repair.last < timing.repair_calm}
     allowed: dict[str, Changes[Any, Any]] = {}
     for table, changes in differences.items():
         wanted: dict[Hashable, object] = {**changes.put, **dict.fromkeys(changes.remove, REMOVED)}
         idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
         again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}
-        held = {key for key, repair in again.items() if now < repair.last + repair.pause()}
+        held = {key for key, repair in again.items() if now < repair.last + repair.pause(timing)}
         if table == "firewall" and held != wanted.keys():  # one transaction, parts of which need others: all or nothing
             held = set()
         for key in wanted.keys() - held:

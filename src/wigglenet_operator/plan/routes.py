@@ -8,12 +8,11 @@ from wigglenet_operator.model.desired import CLOSED_METRIC, Route, RouteKey, Rou
 from wigglenet_operator.model.facts import ForeignRoute, IPNetwork, bounds
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 from wigglenet_operator.plan.pod_networks import pod_links
 
 DEFAULT_METRIC = {4: 0, 6: 1024}
 """What the kernel takes when none is given (net/ipv6/route.c, IP6_RT_PRIO_USER; IPv4 has none)."""
-LINGER_SECONDS = 600
-"""How long a network stays closed after its claim has gone: pods may still send to it, in clear if it were open."""
 
 
 def plan_tunnel_routes(networks: Iterable[IPNetwork]) -> dict[RouteKey, Route]:
@@ -50,10 +49,11 @@ def keep_closed(
     orphaned: Mapping[RouteKey, float],
     *,
     now: float,
+    timing: Timing = PRODUCTION,
 ) -> tuple[dict[RouteKey, Route], dict[RouteKey, float]]:
     """The closed routes that should be now, and since when (monotonic seconds) each orphan has been one.
 
-    A route whose claim has gone stays for LINGER_SECONDS, but goes at once if somebody claims an overlapping network, for
+    A route whose claim has gone stays for `orphaned_route`, but goes at once if somebody claims an overlapping network, for
     the longest prefix beats any metric.  Orphans are found in the kernel, so a restart forgets nothing but the time.
     What is not ours stays.
     """
@@ -64,7 +64,7 @@ def keep_closed(
         for key, route in left.items()
         if route.ours and _overlapped(key.to, claimed[key.to.version]) is None
     }
-    kept = {k: r for k, r in left.items() if not r.ours or (k in since and now - since[k] < LINGER_SECONDS)}
+    kept = {k: r for k, r in left.items() if not r.ours or (k in since and now - since[k] < timing.orphaned_route)}
     return {**desired, **kept}, since
 
 

@@ -18,10 +18,9 @@ from wigglenet_operator.model.facts import (
 )
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
 
-DARK_SECONDS = 15
-"""How long a peer may be silent while we send before its announced endpoint is tried again."""
 SESSION_SECONDS = 180
 """REJECT_AFTER_TIME of the WireGuard paper, section 6.1: after it a session is dead without a handshake."""
 
@@ -162,13 +161,14 @@ class Sighting:
     """When it was last heard, or first seen; monotonic seconds."""
 
 
-def settle_endpoints(
+def settle_endpoints(  # noqa: PLR0913 - the two states, what is known beside them, and the time
     desired: Mapping[PublicKey, Peer],
     actual: Mapping[PublicKey, Peer],
     seen: Mapping[PublicKey, Sighting],
     *,
     now: float,
     unix_now: float,
+    timing: Timing = PRODUCTION,
 ) -> tuple[dict[PublicKey, Peer], dict[PublicKey, Sighting]]:
     """The peers with the endpoint that each should have now, and what to remember.
 
@@ -184,7 +184,7 @@ def settle_endpoints(
             settled[key], remember[key] = want, fresh
             continue
         silent = before is not None and have.received == before.received and have.sent > before.sent
-        quiet = before is not None and silent and now - before.since > DARK_SECONDS
+        quiet = before is not None and silent and now - before.since > timing.silent_peer
         alive = 0 <= unix_now - have.handshake <= SESSION_SECONDS  # not if the clock was set back
         dark = quiet and not alive
         settled[key] = want if dark else replace(want, endpoint=have.endpoint)
