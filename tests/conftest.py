@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wireguard", choices=["userspace", "kernel"], default="userspace", help="of lab and contract")
     parser.addoption("--soak", type=float, default=20, metavar="SECONDS", help="how long the lab's soak goes on (default 20)")
     parser.addoption("--seed", type=int, default=1, help="of the soak's mishaps (default 1)")
+    parser.addoption("--real-time", action="store_true", help="production's timers in the tests that can be so slow")
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 
@@ -30,6 +31,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(config.rootpath / "tests/lab") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # one lab, one worker
     absent = {"embedded": "kube", "kube": "embedded", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
     unwanted = {absent.get(config.getoption(option)) for option in ("--api", "--wireguard")}
     left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]

@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> int:
     logs.setup()
     for warning in settings.warnings():
         logging.getLogger(__name__).warning(warning)
-    access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT)
+    access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT, timing=arguments.timing)
     asyncio.run(run(replace(settings.config(), timing=arguments.timing), access))
     return DONE
 

@@ -144,7 +144,7 @@ def start_with_a_bug(_lab: Lab, node: LabNode) -> None:
     (directory / "sitecustomize.py").write_text(BUG)
     (directory / "bug").touch()
     node.stop_agent()
-    node.start_agent(pythonpath=BROKEN)
+    node.execute_agent(pythonpath=BROKEN)
 
 
 def mend_the_bug(_lab: Lab, node: LabNode) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -132,9 +133,21 @@ def entered(namespace: Path) -> Iterator[None]:
         os.close(before)
 
 
-def stop(process: "subprocess.Popen[str]", *, seconds: float = 10.0) -> int:
-    """End a process that `Place.popen` started by SIGTERM, then SIGKILL; its exit status."""
-    # nsenter forks for the process namespace and waits; its child carries the command.
+class Process(Protocol):
+    """A process of a place: `pid` is that of a process outside that waits for it, its parent."""
+
+    @property
+    def pid(self) -> int:
+        """As the machine counts it."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; subprocess.TimeoutExpired if it does not end in time (seconds)."""
+        ...
+
+
+def stop(process: Process, *, seconds: float = 10.0) -> int:
+    """End a process that was started in a place by SIGTERM, then SIGKILL; its exit status."""
     for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, max(seconds, 10.0))):
         signal_command(process, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -142,8 +155,8 @@ def stop(process: "subprocess.Popen[str]", *, seconds: float = 10.0) -> int:
     raise CommandError(f"process {process.pid} does not end")
 
 
-def signal_command(process: "subprocess.Popen[str]", number: int) -> None:
-    """Send a signal to the command that nsenter carries (nsenter itself stays to report its exit)."""
+def signal_command(process: Process, number: int) -> None:
+    """Send a signal to a command in a place; its parent, such as nsenter, stays to report its exit."""
     for child in children(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.lab.namespaces import Place, children, installation, signal_command, stop
+from tests.lab.forked import Program, run
+from tests.lab.namespaces import Place, children, signal_command, stop
 from tests.lab.pod import Pod
+from tests.lab.timing import LAB
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress, WireGuardKind
 
@@ -62,9 +64,11 @@ class LabNode:
         self.pods: dict[str, Pod] = {}
         self.tokens: set[str] = set()
         self.environment: dict[str, str] = {"NODE_NAME": name, "WIGGLENET_WG_IMPLEMENTATION": wireguard.value}
-        self._agent: subprocess.Popen[str] | None = None
+        self.timing = LAB
+        self._agent: Program | subprocess.Popen[str] | None = None
         self._wireguard: subprocess.Popen[str] | None = None
         self.path("/run/netns").mkdir()
+        self.place.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")  # a fresh pod would wait 1-2 s for it
 
     def path(self, inside: str) -> Path:
         """A file of the node, from outside."""
@@ -95,29 +99,37 @@ class LabNode:
         self.abandon_wireguard()
         self.place.run("ip", "link", "del", LINK)  # which ends the implementation
 
-    def start_agent(self, *, pythonpath: str | None = None) -> None:
-        """Start the agent, of this installation or of the source tree in the node's directory `pythonpath`."""
+    def start_agent(self) -> None:
+        """Start the agent of this installation, by fork."""
+        self._agent = Program(self.place, "run", environment=self.environment, out=LOG, err=LOG, timing=self.timing)
+
+    def execute_agent(self, *, pythonpath: str | None = None) -> None:
+        """Start the real program with its real timers, of this installation or of the node's directory `pythonpath`."""
         environment = dict(self.environment)
         if pythonpath:
             environment["PYTHONPATH"] = pythonpath
         self._agent = self.place.popen(*AGENT, log=LOG, env=environment)
 
+    def command(self, *words: str) -> tuple[int, str]:
+        """Exit status of a command in the agent's environment, and all that it printed."""
+        done = run(self.place, *words, environment=self.environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
     def second_agent(self) -> tuple[int, str]:
         """Start another agent by mistake: its exit status and what it said."""
         log = "/run/second-agent.log"
         self.path(log).unlink(missing_ok=True)
-        second = self.place.popen(*AGENT, log=log, env=self.environment)
+        second = Program(self.place, "run", environment=self.environment, out=log, err=log)
         try:
-            second.wait(20)
+            status = second.wait(20)
         except subprocess.TimeoutExpired:
-            stop(second)
-        return second.returncode, self.path(log).read_text()
+            status = stop(second)
+        return status, self.path(log).read_text()
 
     def cleanup(self, *arguments: str) -> tuple[int, str]:
         """Remove what the agent made, by its settings: the exit status and what it said."""
-        command = self.place.argv(sys.executable, "-m", "wigglenet_operator", "cleanup", *arguments)
-        done = subprocess.run(command, env={**installation(), **self.environment}, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+        return self.command("cleanup", *arguments)
 
     def stop_agent(self) -> int:
         """SIGTERM, as on an upgrade; the exit status."""
@@ -237,3 +249,5 @@ class LabNode:
     def close(self) -> None:
         """End every process of the node and the node."""
         self.place.close()
+        if self._agent:
+            self._agent.wait(10)

@@ -136,7 +136,7 @@ def pair(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
         a.environment |= {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "ENABLE_METRICS": "true"}
         if made.wireguard is WireGuardKind.USERSPACE:
             a.start_wireguard()
-        a.start_agent(pythonpath=MODULES)
+        a.execute_agent(pythonpath=MODULES)
         made.add_node("b")
         made.expect_mesh()
         yield made
@@ -146,7 +146,7 @@ def fresh(pair: Lab) -> LabNode:
     """The first node with an agent that remembers no repair: a wait for its work undoes something."""
     a = pair.nodes["a"]
     a.kill()
-    a.start_agent(pythonpath=MODULES)
+    a.execute_agent(pythonpath=MODULES)
     a.wait_working()
     return a
 

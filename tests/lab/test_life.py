@@ -101,7 +101,7 @@ def test_an_agent_from_another_installation_takes_over_without_a_lost_packet(lab
     shutil.copytree(Path(wigglenet_operator.__file__).parent, other)
     with lab.no_loss():
         c.stop_agent()
-        c.start_agent(pythonpath="/run/other-installation")
+        c.execute_agent(pythonpath="/run/other-installation")
         settled(c)
     assert "/run/other-installation" in Path(f"/proc/{c.agent_pid()}/environ").read_text()
 

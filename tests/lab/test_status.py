@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.lab.forked import run
 from tests.lab.lab import Lab
-from tests.lab.namespaces import Place, children, installation
+from tests.lab.namespaces import Place, children
 from tests.lab.node import CONFLIST, LINK, LabNode
 from tests.lab.strike import KEY, look
 from tests.lab.wait import eventually
@@ -25,15 +25,7 @@ COMMAND = (sys.executable, "-m", "wigglenet_operator")
 
 def ask(node: LabNode, *words: str) -> tuple[int, str]:
     """Exit status of a command on the node, in the agent's environment, and all that it said."""
-    done = subprocess.run(
-        node.place.argv(*COMMAND, *words),
-        env={**installation(), **node.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stdout + done.stderr
+    return node.command(*words)
 
 
 def is_well(node: LabNode) -> bool:
@@ -275,9 +267,7 @@ def kubeconfig(lab: Lab) -> Path:
 
 def anywhere(place: Place, *words: str) -> tuple[int, str]:
     """The same of a command where there is no NODE_NAME."""
-    environment = {**installation(), "KUBECONFIG": "/run/kubeconfig"}
-    command = place.argv(*COMMAND, *words)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run(place, *words, environment={"KUBECONFIG": "/run/kubeconfig"})
     return done.returncode, done.stdout + done.stderr
 
 

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from wigglenet_operator.errors import ApiError, ConfigError
-from wigglenet_operator.kube.access import ApiAccess
+from wigglenet_operator.kube.access import ApiAccess, TimedClient
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.facts import NodeName
@@ -39,7 +39,7 @@ def against(handler: Handler, work: Callable[[ApiClient], Awaitable[Any]]) -> An
         await site.start()
         host, port = runner.addresses[0][:2]
         try:
-            async with ApiClient(Configuration(host=f"http://{host}:{port}")) as api:
+            async with TimedClient(Configuration(host=f"http://{host}:{port}")) as api:
                 return await work(api)
         finally:
             await runner.cleanup()
@@ -106,7 +106,7 @@ def test_what_goes_wrong_is_an_api_error_that_names_it(
 
 def test_nobody_listening_is_an_api_error() -> None:
     async def main() -> None:
-        async with ApiClient(Configuration(host="http://127.0.0.1:9")) as api:
+        async with TimedClient(Configuration(host="http://127.0.0.1:9")) as api:
             await annotate(api)
 
     with pytest.raises(ApiError, match="annotate node a: "):

@@ -62,7 +62,7 @@ def test_what_was_heard_before_a_turn_that_came_to_nothing_is_what_the_next_one_
     access: Any = None
 
     async def main() -> None:
-        agent = wiring._Agent(config(), turns, access, access)  # noqa: SLF001 - what `run` serves
+        agent = wiring.Agent(config(), turns, access, access)
         agent.seen(own("b"))
         task = asyncio.create_task(agent.loop.run())
         await asyncio.sleep(5)
@@ -90,7 +90,7 @@ def test_a_condition_is_written_once_though_no_watch_tells_of_it_and_moves_with_
     access: Any = None
 
     async def main() -> None:
-        agent = wiring._Agent(config(node_condition=True), turns, access, access)  # noqa: SLF001 - what `run` serves
+        agent = wiring.Agent(config(node_condition=True), turns, access, access)
         agent.seen(own("a"))
         tasks = [asyncio.create_task(work) for work in (agent.loop.run(), agent._condition.keep())]  # noqa: SLF001
         await asyncio.sleep(400)

@@ -54,10 +54,13 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
         stack.enter_context(only_agent(config.link))
         mesh = await stack.enter_async_context(Mesh.opened(config))
         api = await stack.enter_async_context(access.client())
-        await _Agent(config, mesh, api, access).serve()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        await Agent(config, mesh, api, access).serve(stopped)
 
 
-class _Agent:
+class Agent:
     """The parts of one agent and how they call each other."""
 
     def __init__(self, config: AgentConfig, mesh: Mesh, api: ApiClient, access: ApiAccess) -> None:
@@ -100,11 +103,8 @@ class _Agent:
         self._last = WAITING
         self._unreadable: dict[NodeUID, Problem] = {}
 
-    async def serve(self) -> None:
-        """Run every task until a signal; the kernel's state stays when they end."""
-        stopped = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._here.add_signal_handler(number, stopped.set)
+    async def serve(self, stopped: asyncio.Event) -> None:
+        """Run every task until `stopped` is set; the kernel's state stays when they end."""
         log.info(
             "started version=%s node=%s masquerade=%s filter=%s network_policy=not-yet mesh=%s",
             *(__version__, self._config.node_name, _versions(self._config.masqueraded)),

@@ -17,12 +17,17 @@ from yaml import YAMLError
 
 from wigglenet_operator.errors import ApiError, ConfigError
 from wigglenet_operator.kube.one_shot import SERVICE_ACCOUNT
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 log = logging.getLogger(__name__)
-SECONDS = 10
-"""For one request."""
 REFUSED = 300
 """HTTP statuses from here on; with the raw reply the client library raises for none of them."""
+
+
+class TimedClient(ApiClient):  # type: ignore[misc]  # the library has no types
+    """A client that waits so many seconds for the answer to one request."""
+
+    seconds: float = PRODUCTION.request
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class ApiAccess:
     host: str
     port: int
     directory: Path = SERVICE_ACCOUNT
+    timing: Timing = PRODUCTION
     asked: Callable[[str, int], None] = lambda _method, _status: None
     """Told, in the thread that asked, of each request: its method and the status of the answer, 0 if there was none."""
     _context: ssl.SSLContext | None = field(default=None, init=False)
@@ -80,7 +86,8 @@ class ApiAccess:
         configuration = Configuration(host=self.server)
         self._show_token(configuration)  # the library asks the hook only where it has a key already
         configuration.refresh_api_key_hook = self._show_token
-        async with ApiClient(configuration) as api:
+        async with TimedClient(configuration) as api:
+            api.seconds = self.timing.request
             await api.rest_client.pool_manager.close()  # it trusts what is given at its start, for ever
             api.rest_client.pool_manager = ClientSession(connector=TCPConnector(ssl=self.tls()), middlewares=(self.counted,))
             yield api
@@ -105,7 +112,7 @@ async def kubeconfig_client(path: str | None, context: str | None) -> AsyncItera
     configuration = Configuration()
     try:
         await load_kube_config(config_file=path, context=context, client_configuration=configuration)
-        api = ApiClient(configuration)  # which reads the certificates
+        api = TimedClient(configuration)  # which reads the certificates
     except (ConfigException, OSError, ValueError, TypeError, LookupError, AttributeError, YAMLError) as error:
         raise ConfigError(f"kubeconfig{f' {path}' if path else ''}: {error}") from error
     async with api:
@@ -131,7 +138,7 @@ async def ask(  # noqa: PLR0913 - the one door for every request
             body=body,
             auth_settings=["BearerToken"],
             _preload_content=False,
-            _request_timeout=SECONDS,
+            _request_timeout=api.seconds,
         )
         text = await reply.read()
     except (ApiException, ClientError, OSError, TimeoutError) as error:

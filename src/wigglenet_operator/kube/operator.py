@@ -132,18 +132,17 @@ class Line:
 
         async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             await self.pace()
-            self.failing_since = self.failing_since or self._clock()
+            asked = self._clock()
             request.headers["Authorization"] = access.bearer()
             try:
                 response = await handler(request)
             except (aiohttp.ClientError, OSError):
-                self.refused = 0
+                self.refused, self.failing_since = 0, self.failing_since or asked
                 raise
             self.last = self.spoke = self._clock()
             self.refused = response.status if response.status >= HTTPStatus.BAD_REQUEST else 0
-            if not self.refused:
-                self.failing_since = None
-            elif response.status == HTTPStatus.UNAUTHORIZED:  # Kopf asks again at once, 40 times a second
+            self.failing_since = (self.failing_since or asked) if self.refused else None
+            if response.status == HTTPStatus.UNAUTHORIZED:  # Kopf asks again at once, 40 times a second
                 await asyncio.sleep(self._timing.unauthorized)
             return response
 

@@ -49,6 +49,8 @@ class Timing:
     """To open a connection for the watch."""
     answer: float = 20.0
     """For the answer to a list of the watch."""
+    request: float = 10.0
+    """For the answer to any other request."""
     request_retry: float = 1.0
     """Before the second attempt of the watch; doubled for each further one, with up to a half more at random."""
     request_retry_most: float = 15.0

@@ -1,0 +1,48 @@
+"""The agent's timers as the lab sets them: short where a test would otherwise wait for one, else those of production.
+
+One test for each timer runs with the real value (`pytest -m real_time`, part of `nox -s long`).
+"""
+
+from dataclasses import asdict, replace
+
+from wigglenet_operator.model.timing import PRODUCTION, Timing
+
+
+def scaled(timing: Timing, factor: float) -> Timing:
+    """Every time multiplied by the factor; whole numbers stay whole, and the number of requests in a burst stays."""
+
+    def shortened(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(shortened, value))
+        return max(1, round(value * factor)) if isinstance(value, int) else value * factor  # type: ignore[operator]  # a number
+
+    changed = {name: shortened(value) for name, value in asdict(timing).items() if name != "request_burst"}
+    return Timing(**{**changed, "request_burst": timing.request_burst})  # type: ignore[arg-type]  # of the same types
+
+
+LAB = replace(
+    PRODUCTION,
+    resync=4.0,
+    repair_pause_most=4.0,
+    repair_calm=10.0,
+    departed_node=8.0,
+    connect=3.0,
+    answer=4.0,
+    request=2.0,
+    request_retry=0.3,
+    request_retry_most=2.0,
+    watch_stable=8.0,
+    refused=4.0,
+    relist_retry=1.0,
+    report_settle=0.5,
+    report_retry=2.0,
+    status_least=4.0,
+    status_most=20.0,
+    event_interval=1.0,
+    condition_doubt=4.0,
+    device=2.0,
+    listen_retry=0.5,
+)
+"""Of agents in the lab."""
+QUICK = scaled(PRODUCTION, 0.05)
+"""Of agents in the process of a test, which have neither a kernel nor a busy machine to wait for."""
