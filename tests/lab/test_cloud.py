@@ -14,8 +14,8 @@ from tests.lab.lab import ApiKind, Lab
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.sources import FILE, announced, replace_file, sources
+from tests.lab.topology import DEFAULT, Topology, addresses
 from tests.lab.wait import eventually
-from tests.lab.world import DEFAULT, World, addresses
 from wigglenet_operator.model.facts import WireGuardKind
 
 SETTINGS = {**sources("spec", "file"), "MASQUERADE_IPV6": "off", "FILTER_IPV4": "on", "FILTER_IPV6": "on"}
@@ -59,7 +59,7 @@ class Provider:
             node.environment["FILTER_IPV6"] = "on" if on else "off"
             node.start_agent()
         for node in self.lab.nodes.values():
-            eventually(lambda n=node: World.in_force(n.place)["filter 6"] == on, what=f"filter of {node.name}", seconds=20)  # type: ignore[misc]  # bool
+            eventually(lambda n=node: Topology.in_force(n.place)["filter 6"] == on, what=f"filter of {node.name}", seconds=20)  # type: ignore[misc]  # bool
 
 
 @pytest.fixture(scope="module")
