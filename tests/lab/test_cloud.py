@@ -9,7 +9,6 @@ from ipaddress import ip_network
 import pytest
 
 from tests.lab.exchange import PORT, Exchange, Host, Protocol
-from tests.lab.faults import says
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
@@ -77,7 +76,7 @@ def provider(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Prov
 def words(provider: Provider) -> Iterator["Words"]:
     """When cloud-init has written the files, and everybody listens."""
     for node in provider.lab.nodes.values():
-        says(node, "problem", FILE, since=0)
+        node.wait_logged("problem", FILE, since=0)
         assert node.conflist() is None
         replace_file(node, "# written by cloud-init", public(node))
     provider.lab.expect_mesh()

@@ -342,7 +342,7 @@ def client_of(server: socket.socket) -> str:
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "command",
     [
         "flush ruleset",
         "delete table inet wigglenet",
@@ -351,11 +351,11 @@ def client_of(server: socket.socket) -> str:
         "add chain inet wigglenet wt_theirs { type filter hook forward priority 1; policy drop; }",
     ],
 )
-def test_what_somebody_else_did_to_the_table_is_undone_at_once(topology: Topology, harm: str) -> None:
+def test_what_somebody_else_did_to_the_table_is_undone_at_once(topology: Topology, command: str) -> None:
     topology.configure(masqueraded=BOTH, filtered=NONE)
     node = topology.lab.nodes["a"]
     before, said = rules(node), len(node.log())
-    node.place.run("nft", harm)
+    node.place.run("nft", command)
 
     eventually(lambda: rules(node) == before, what="it is undone", seconds=1.0)
     assert heard(topology, "a1", "outside", 4).source == "node a"
