@@ -5,12 +5,12 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Self, cast
 
 from tests.builders import config, host
 from tests.fakes import FakePeers, FakeTable
-from tests.lab.namespaces import Place
+from tests.lab.lab import API_ADDRESS
+from tests.lab.node import SERVICE_ACCOUNT, LabNode
 from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.run import Agent
 from wigglenet_operator.agent.steps import Tables
@@ -45,13 +45,12 @@ class FakeMesh:
 
 
 class InProcess:
-    """One agent in a thread whose sockets are in a place."""
+    """One agent in a thread whose sockets are in the network of a node of the lab."""
 
-    def __init__(self, place: Place, server: str, credentials: Path, *, timing: Timing) -> None:
-        """`server` is the API server's address, `credentials` the directory with token and CA."""
+    def __init__(self, node: LabNode, *, timing: Timing) -> None:
         self.mesh = FakeMesh()
-        self._place, self._timing = place, timing
-        self._access = ApiAccess(host=server, port=6443, directory=credentials, timing=timing)
+        self._place, self._timing = node.place, timing
+        self._access = ApiAccess(host=API_ADDRESS, port=6443, directory=node.path(SERVICE_ACCOUNT), timing=timing)
         self._running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.lab.api import ApiServer, ApiStatus, Client, Json, api_server, faults
+from tests.lab.api import ApiServer, ApiStatus, Client, Json, api_server
 from tests.lab.api.client import METADATA_LIST, METADATA_ONLY
 from tests.lab.api.embedded import EmbeddedServer
+from tests.lab.api.misbehaviour import Misbehaviour
 from tests.lab.api.rest import Request
+from tests.lab.faults import api_server as api_faults
 from tests.lab.namespaces import Place
 from tests.lab.wait import eventually
 
@@ -614,7 +616,7 @@ def test_the_embedded_server_counts_requests_by_node(small: EmbeddedServer, vict
 def test_a_refusal_is_for_agents_only_and_for_as_long_as_the_fault_is(
     small: EmbeddedServer, victim: Client, status: int
 ) -> None:
-    with small.misbehaving(faults.answers(HTTPStatus(status))):
+    with small.misbehaving(api_faults.answers(HTTPStatus(status))):
         with pytest.raises(ApiStatus) as listing:
             victim.get(NODES)
         with pytest.raises(ApiStatus) as watching:
@@ -628,14 +630,14 @@ def test_a_refusal_is_for_agents_only_and_for_as_long_as_the_fault_is(
 def test_a_fault_cuts_the_watches_of_before(small: EmbeddedServer, victim: Client) -> None:
     watch = victim.watch(NODES)
     assert next(watch)["type"] == "ADDED"
-    with small.misbehaving(faults.closes_at_once()):
+    with small.misbehaving(api_faults.watches_end_at_once()):
         with contextlib.suppress(ConnectionError, ssl.SSLError, IncompleteRead):
             assert list(watch) == []
         assert list(victim.watch(NODES)) == []
 
 
 def test_a_watch_that_begins_with_an_error_ends_with_it(small: EmbeddedServer, victim: Client) -> None:
-    with small.misbehaving(faults.watch_error(HTTPStatus.GATEWAY_TIMEOUT)):
+    with small.misbehaving(api_faults.watch_error(HTTPStatus.GATEWAY_TIMEOUT)):
         (event,) = victim.watch(NODES)
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 504, "Timeout")
 
@@ -644,7 +646,7 @@ def test_a_hanging_request_is_counted_and_never_answered(small: EmbeddedServer, 
     token = small.admin.token(small.admin.get(f"{NODES}/a"))
     impatient = Client(small.url, ssl.create_default_context(cadata=small.ca_pem), place, token=token, seconds=0.3)
     with contextlib.closing(impatient):
-        with small.misbehaving(faults.hangs("list")), pytest.raises(TimeoutError):
+        with small.misbehaving(api_faults.hangs("list")), pytest.raises(TimeoutError):
             impatient.get(NODES)
         assert small.requests[Request("list", "nodes", AGENT, "a")] == 1
         assert impatient.get(NODES)
@@ -652,7 +654,7 @@ def test_a_hanging_request_is_counted_and_never_answered(small: EmbeddedServer, 
 
 def test_a_list_whose_continuation_expires_has_one_page(small: EmbeddedServer, victim: Client) -> None:
     small.admin.create_node("b")
-    with small.misbehaving(faults.expired_continue(page_size=1)):
+    with small.misbehaving(api_faults.expired_continue(page_size=1)):
         page = victim.get(NODES, limit=500)
         assert names(page["items"]) == ["a"]
         with pytest.raises(ApiStatus) as error:
@@ -663,13 +665,13 @@ def test_a_list_whose_continuation_expires_has_one_page(small: EmbeddedServer, v
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (faults.deaf_watch(bookmarks=False), set()),
-        (faults.deaf_watch(bookmarks=True), {"BOOKMARK"}),
-        (faults.loses_deletions(), {"ADDED", "BOOKMARK"}),
+        (api_faults.silent_watch(bookmarks=False), set()),
+        (api_faults.silent_watch(bookmarks=True), {"BOOKMARK"}),
+        (api_faults.loses_deletions(), {"ADDED", "BOOKMARK"}),
     ],
 )
 def test_a_watch_withholds_what_the_fault_says(
-    small: EmbeddedServer, victim: Client, fault: faults.Fault, told: set[str]
+    small: EmbeddedServer, victim: Client, fault: Misbehaviour, told: set[str]
 ) -> None:
     start = version(small.admin.get(NODES))
 

@@ -150,6 +150,10 @@ class Lab(Mesh[Pod]):
         node: dict[str, Any] = self.api.admin.get(f"/api/v1/nodes/{name}")
         return dict(node["metadata"].get("annotations") or {})
 
+    def annotate(self, name: str, values: Mapping[str, str | None]) -> None:
+        """Set annotations of a Node; None removes one."""
+        self.api.admin.patch(f"/api/v1/nodes/{name}", {"metadata": {"annotations": values}})
+
     def pods(self) -> list[Pod]:
         """A connected pod of each node, made where there is none."""
         pods = [node.pod(f"pod-{node.name}") for node in self.nodes.values()]

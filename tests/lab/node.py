@@ -22,6 +22,7 @@ from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import IPAddress, WireGuardKind
 
 CONFLIST = "/etc/cni/net.d/10-wigglenet.conflist"
+KEY = "/etc/wigglenet/private.key"
 SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 LOG = "/run/agent.log"
 LINK = "wigglenet"
@@ -237,6 +238,20 @@ class LabNode:
     def log(self) -> str:
         """What the agents of this node have said."""
         return text_of(self.path(LOG)) or ""
+
+    def log_size(self) -> int:
+        """The size of the agents' log in bytes."""
+        return self.path(LOG).stat().st_size
+
+    def wait_logged(self, *words: str, since: int) -> None:
+        """Return when a line of the log after its first `since` bytes contains all the words."""
+
+        def logged() -> bool:
+            with self.path(LOG).open("rb") as log:
+                log.seek(since)
+                return any(all(word in line for word in words) for line in log.read().decode().splitlines())
+
+        eventually(logged, what=f"the agent of {self.name} says {words}", seconds=20)
 
     def problems(self) -> set[str]:
         """What its newest agent has called a problem and not yet solved."""

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.node import CONFLIST, LINK, LabNode
-from tests.lab.strike import KEY
+from tests.lab.node import CONFLIST, KEY, LINK, LabNode
 from tests.lab.wait import eventually
 from wigglenet_operator.plan.desired import ENDPOINT, STATUS
 

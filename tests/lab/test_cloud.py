@@ -9,13 +9,12 @@ from ipaddress import ip_network
 import pytest
 
 from tests.lab.exchange import PORT, Exchange, Host, Protocol
-from tests.lab.faults import says
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.namespaces import Place
 from tests.lab.node import LabNode
 from tests.lab.sources import FILE, announced, replace_file, sources
+from tests.lab.topology import DEFAULT, Topology, addresses
 from tests.lab.wait import eventually
-from tests.lab.world import DEFAULT, World, addresses
 from wigglenet_operator.model.facts import WireGuardKind
 
 SETTINGS = {**sources("spec", "file"), "MASQUERADE_IPV6": "off", "FILTER_IPV4": "on", "FILTER_IPV6": "on"}
@@ -59,7 +58,7 @@ class Provider:
             node.environment["FILTER_IPV6"] = "on" if on else "off"
             node.start_agent()
         for node in self.lab.nodes.values():
-            eventually(lambda n=node: World.in_force(n.place)["filter 6"] == on, what=f"filter of {node.name}", seconds=20)  # type: ignore[misc]  # bool
+            eventually(lambda n=node: Topology.in_force(n.place)["filter 6"] == on, what=f"filter of {node.name}", seconds=20)  # type: ignore[misc]  # bool
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def provider(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Prov
 def words(provider: Provider) -> Iterator["Words"]:
     """When cloud-init has written the files, and everybody listens."""
     for node in provider.lab.nodes.values():
-        says(node, "problem", FILE, since=0)
+        node.wait_logged("problem", FILE, since=0)
         assert node.conflist() is None
         replace_file(node, "# written by cloud-init", public(node))
     provider.lab.expect_mesh()

@@ -1,48 +1,46 @@
-"""Nothing breaks it: each fault costs no more than its row of the table says, in echoes, connections and secrecy."""
+"""Each fault costs no more than its row of the table allows, in echoes, connections and secrecy."""
 
 import pytest
 
-from tests.lab.faults import FAULTS
+from tests.lab.faults.agent import start_agent
+from tests.lab.faults.data_path import ROWS, DataPathRow, inject_and_recover
+from tests.lab.faults.fault import Fault
 from tests.lab.lab import Lab
 from tests.lab.node import LINK, LabNode
-from tests.lab.strike import Fault, strike
 from tests.lab.traffic import Traffic
 
-ROWS = [
-    pytest.param(fault, id=fault.name.replace(" ", "-"), marks=[pytest.mark.userspace_wireguard] if fault.userspace else [])
-    for fault in FAULTS
+PARAMETERS = [
+    pytest.param(row, id=row.fault.name.replace(" ", "-"), marks=[pytest.mark.userspace_wireguard] if row.userspace else [])
+    for row in ROWS
 ]
 
 
-@pytest.mark.parametrize("fault", ROWS)
-def test_a_fault_heals_and_costs_no_more_than_its_row_allows(lab: Lab, fault: Fault) -> None:
+@pytest.mark.parametrize("row", PARAMETERS)
+def test_a_fault_heals_and_costs_no_more_than_its_row_allows(lab: Lab, row: DataPathRow) -> None:
     node = lab.nodes["c"]
     agents = {name: one.agent_pid() for name, one in lab.nodes.items()}
     with Traffic(lab) as traffic:
-        what = strike(lab, node, fault)
-        wrong = traffic.stop(what.strict())
+        recovery = inject_and_recover(lab, node, row)
+        wrong = traffic.stop(recovery.strict())
 
-    assert not wrong, f"{wrong}\n{what}\n{lab.story()}"
+    assert not wrong, f"{wrong}\n{recovery}\n{lab.story()}"
     after = {name: one.agent_pid() for name, one in lab.nodes.items()}
-    assert {name for name in agents if agents[name] != after[name]} == ({"c"} if fault.restarts else set())
+    assert {name for name in agents if agents[name] != after[name]} == ({"c"} if row.restarts else set())
     lab.expect_mesh()
 
 
 def test_what_is_lost_without_an_excuse_is_told(lab: Lab) -> None:
-    """The judge of the test above can find guilty, and only those who are."""
+    """The check of the test above finds lost packets, and blames only pairs that have lost some."""
     pod_a, _, pod_c = lab.pods()
 
-    def darken(_lab: Lab, node: LabNode) -> None:
+    def cut(_lab: Lab, node: LabNode) -> None:
         node.kill()
         node.place.run("ip", "link", "set", LINK, "down")
         assert not pod_c.pings(pod_a.addresses[4], seconds=0.5)
 
-    def start(_lab: Lab, node: LabNode) -> None:
-        node.start_agent()
-
-    fault = Fault(name="the link is down and nobody repairs it", harm=darken, heal=start, seconds=20.0)
+    row = DataPathRow(Fault("the link is down and nobody repairs it", cut, repair=start_agent), seconds=20.0)
     with Traffic(lab) as traffic:
-        strike(lab, lab.nodes["c"], fault)
+        inject_and_recover(lab, lab.nodes["c"], row)
         wrong = traffic.stop([])
 
     assert {line.partition(":")[0] for line in wrong} >= {f"pod-c -> {pod_a.addresses[4]}"}

@@ -14,8 +14,8 @@ import pytest
 from tests.lab.exchange import FAMILIES, Heard
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.node import LabNode
+from tests.lab.topology import Topology
 from tests.lab.wait import eventually
-from tests.lab.world import World
 from wigglenet_operator.kernel.nft_text import parse
 from wigglenet_operator.kernel.nft_watch import NftWatch
 from wigglenet_operator.model.facts import WireGuardKind
@@ -27,17 +27,17 @@ NFT = "/usr/sbin/nft"
 
 
 @pytest.fixture(scope="module")
-def world(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[World]:
-    with World(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
+def topology(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Topology]:
+    with Topology(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
         made.listen()
         yield made
 
 
-def heard(world: World, origin: str, to: str, version: int, *, hopeless: bool = False) -> Heard:
-    target = world.target(to, version)
+def heard(topology: Topology, origin: str, to: str, version: int, *, hopeless: bool = False) -> Heard:
+    target = topology.target(to, version)
     assert target
-    source = world.hosts[origin].addresses[version] if origin == "outside" else None
-    return world.exchange.say(world.hosts[origin], target, protocol="udp", source=source, hopeless=hopeless)
+    source = topology.hosts[origin].addresses[version] if origin == "outside" else None
+    return topology.exchange.say(topology.hosts[origin], target, protocol="udp", source=source, hopeless=hopeless)
 
 
 def generation(node: LabNode) -> int:
@@ -54,9 +54,9 @@ def rules(node: LabNode) -> Ruleset:
 
 
 @contextmanager
-def connected(world: World, origin: str, to: str, version: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+def connected(topology: Topology, origin: str, to: str, version: int) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a TCP connection."""
-    near, far = world.hosts[origin], world.hosts[to]
+    near, far = topology.hosts[origin], topology.hosts[to]
     with far.place.network(far.netns):
         server = socket.create_server((str(far.addresses[version]), 9090), family=FAMILIES[version])
     with server, near.place.network(near.netns):
@@ -77,25 +77,27 @@ def talks(one: socket.socket, other: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_connections_outlive_a_change_of_the_rules(world: World, version: int) -> None:
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    with connected(world, "outside", "a1", version) as inward, connected(world, "a1", "outside", version) as outward:
-        world.settle(masqueraded=NONE, filtered=BOTH)
+def test_connections_outlive_a_change_of_the_rules(topology: Topology, version: int) -> None:
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    with connected(topology, "outside", "a1", version) as inward, connected(topology, "a1", "outside", version) as outward:
+        topology.configure(masqueraded=NONE, filtered=BOTH)
 
         assert talks(*inward)
         assert talks(*outward)
-        assert heard(world, "outside", "a1", version, hopeless=True).source == ""
-        assert heard(world, "a1", "outside", version).source == "a1"
+        assert heard(topology, "outside", "a1", version, hopeless=True).source == ""
+        assert heard(topology, "a1", "outside", version).source == "a1"
 
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("masqueraded", [BOTH, NONE], ids=["masqueraded", "not-masqueraded"])
-def test_the_path_mtu_is_learnt_through_filter_and_masquerade(world: World, version: int, masqueraded: frozenset[int]) -> None:
-    world.settle(masqueraded=masqueraded, filtered=BOTH)
-    a1, direct = world.hosts["a1"], world.hosts["outside"].addresses[version]
+def test_the_path_mtu_is_learnt_through_filter_and_masquerade(
+    topology: Topology, version: int, masqueraded: frozenset[int]
+) -> None:
+    topology.configure(masqueraded=masqueraded, filtered=BOTH)
+    a1, direct = topology.hosts["a1"], topology.hosts["outside"].addresses[version]
     target = ip_network(f"{direct}/{24 if version == 4 else 64}", strict=False)[99]
-    world.outside.run("ip", "link", "add", "narrow", "mtu", "1300", "type", "veth", "peer", "name", "end")
-    world.outside.batch("link set narrow up", "link set end up", f"route add {target} dev narrow")
+    topology.outside.run("ip", "link", "add", "narrow", "mtu", "1300", "type", "veth", "peer", "name", "end")
+    topology.outside.batch("link set narrow up", "link set end up", f"route add {target} dev narrow")
     try:
         with a1.place.network(a1.netns):
             client = socket.socket(FAMILIES[version], socket.SOCK_DGRAM)
@@ -114,15 +116,15 @@ def test_the_path_mtu_is_learnt_through_filter_and_masquerade(world: World, vers
 
             eventually(learnt, what="the pod knows that no more than 1300 bytes get through", seconds=5)
     finally:
-        world.outside.batch("link del narrow")
+        topology.outside.batch("link del narrow")
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_enters_the_tunnel_has_an_mss_that_fits(world: World, version: int) -> None:
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    b1, b = world.hosts["b1"], world.lab.nodes["b"]
-    target = world.hosts["b1"].addresses[version]
-    a = world.lab.nodes["a"]
+def test_what_enters_the_tunnel_has_an_mss_that_fits(topology: Topology, version: int) -> None:
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    b1, b = topology.hosts["b1"], topology.lab.nodes["b"]
+    target = topology.hosts["b1"].addresses[version]
+    a = topology.lab.nodes["a"]
     with b1.place.network(b1.netns):
         sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons({4: 0x0800, 6: 0x86DD}[version]))
     sniffer.settimeout(5)
@@ -131,7 +133,7 @@ def test_what_enters_the_tunnel_has_an_mss_that_fits(world: World, version: int)
     with sniffer:
         # A host behind node a whose packets the tunnel takes: its MSS is of a link of 1500.
         b.place.run("wg", "set", "wigglenet", "peer", key, "allowed-ips", f"{b.wireguard()[key].allowed_ips},{network}")
-        with world.lan.network():
+        with topology.lan.network():
             client = socket.socket(FAMILIES[version], socket.SOCK_STREAM)
         client.settimeout(0)
         client.connect_ex((str(target), 7777))
@@ -156,9 +158,9 @@ def mss(packet: bytes, version: int) -> int:
     return int.from_bytes(options[2:4])
 
 
-def test_a_restart_writes_nothing(world: World) -> None:
-    world.settle(masqueraded=BOTH, filtered=BOTH)
-    node = world.lab.nodes["a"]
+def test_a_restart_writes_nothing(topology: Topology) -> None:
+    topology.configure(masqueraded=BOTH, filtered=BOTH)
+    node = topology.lab.nodes["a"]
     eventually(lambda: len(node.wireguard()) == 1, what="all is in force")
     before = generation(node)
     node.stop_agent()
@@ -174,24 +176,24 @@ WORDS = 1000
 """New connections while the rules change, at least."""
 
 
-def test_no_packet_sees_a_half_state(world: World) -> None:
+def test_no_packet_sees_a_half_state(topology: Topology) -> None:
     """While the filter comes and goes, Nodes too, and others put things into our table, every new connection is masqueraded."""
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    world.forget()  # a source port may come again, and its connection keeps what it had
-    node, admin = world.lab.nodes["a"], world.lab.api.admin
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    topology.flush_caches()  # a source port may come again, and its connection keeps what it had
+    node, admin = topology.lab.nodes["a"], topology.lab.api.admin
     seen: Counter[str] = Counter()
     stopped = threading.Event()
 
     def speak() -> None:
         while not stopped.is_set() or seen.total() < WORDS:
             for version in (4, 6):
-                seen[heard(world, "a1", "outside", version).source] += 1
+                seen[heard(topology, "a1", "outside", version).source] += 1
 
     with ThreadPoolExecutor(1) as pool:
         speaker = pool.submit(speak)
         try:
             for number, filtered in enumerate((BOTH, NONE, BOTH)):
-                world.settle(masqueraded=BOTH, filtered=filtered)
+                topology.configure(masqueraded=BOTH, filtered=filtered)
                 name, network = f"passing-{number}", f"10.1.{100 + number}.0/24"
                 admin.create_node(name, [network], [f"192.0.2.{100 + number}"])
                 eventually(lambda n=network[:-3]: n in table(node), what=f"{network} is known")  # type: ignore[misc]  # bool
@@ -205,19 +207,19 @@ def test_no_packet_sees_a_half_state(world: World) -> None:
     assert set(seen) == {"node a"}
 
 
-def test_a_chain_that_drops_what_is_forwarded_is_named_until_it_does_not(world: World) -> None:
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    node = world.lab.nodes["a"]
+def test_a_chain_that_drops_what_is_forwarded_is_named_until_it_does_not(topology: Topology) -> None:
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    node = topology.lab.nodes["a"]
     text = "problem: chain ip filter FORWARD: "
     node.place.run("iptables", "-P", "FORWARD", "DROP")
     try:
         eventually(lambda: text in node.log(), what="Docker's policy is named")
-        assert heard(world, "a1", "outside", 4, hopeless=True).source == ""
-        assert heard(world, "a1", "outside", 6).source == "node a"
+        assert heard(topology, "a1", "outside", 4, hopeless=True).source == ""
+        assert heard(topology, "a1", "outside", 6).source == "node a"
     finally:
         node.place.run("iptables", "-P", "FORWARD", "ACCEPT")
     eventually(lambda: "solved: chain ip filter FORWARD" in node.log(), what="it is solved")
-    assert heard(world, "a1", "outside", 4).source == "node a"
+    assert heard(topology, "a1", "outside", 4).source == "node a"
 
 
 FIREWALLD = """table inet firewalld {{}}
@@ -247,9 +249,9 @@ NETWORKD = """table ip io.systemd.nat {
 """
 
 
-def test_it_works_beside_firewalld_and_networkd(world: World) -> None:
-    world.settle(masqueraded=BOTH, filtered=BOTH)
-    node = world.lab.nodes["a"]
+def test_it_works_beside_firewalld_and_networkd(topology: Topology) -> None:
+    topology.configure(masqueraded=BOTH, filtered=BOTH)
+    node = topology.lab.nodes["a"]
     accepts = "\n".join(f"{'ip6' if ':' in n else 'ip'} {way} {n} accept" for n in node.pod_cidrs for way in ("saddr", "daddr"))
     try:
         node.place.run("nft", "-f", "-", stdin=NETWORKD)
@@ -262,9 +264,9 @@ def test_it_works_beside_firewalld_and_networkd(world: World) -> None:
         eventually(lambda: f"solved: {name}" in node.log()[said:], what="one that accepts pods is none")
 
         for version in (4, 6):
-            assert heard(world, "a1", "outside", version).source == "node a"
-            assert heard(world, "a1", "b1", version).source == "a1"
-            assert heard(world, "outside", "a1", version, hopeless=True).source == ""
+            assert heard(topology, "a1", "outside", version).source == "node a"
+            assert heard(topology, "a1", "b1", version).source == "a1"
+            assert heard(topology, "outside", "a1", version, hopeless=True).source == ""
         assert "was changed by" not in node.log()[said:]
     finally:
         node.place.run("nft", "delete table inet firewalld; delete table ip io.systemd.nat", check=False)
@@ -285,22 +287,22 @@ COMMIT
 """
 
 
-def test_the_rules_of_the_predecessor_go_when_ours_are_in_force(world: World) -> None:
-    node = world.lab.nodes["a"]
+def test_the_rules_of_the_predecessor_go_when_ours_are_in_force(topology: Topology) -> None:
+    node = topology.lab.nodes["a"]
     node.place.run("iptables", "-A", "FORWARD", "-p", "253", "-j", "ACCEPT")
     node.place.run("nft", "delete table inet wigglenet; add table inet wigglenet; add chain inet wigglenet of-old")
     for program in ("iptables", "ip6tables"):
         node.place.run(f"{program}-restore", "--noflush", stdin=OLD)
-    world.settle(masqueraded=BOTH, filtered=NONE)
+    topology.configure(masqueraded=BOTH, filtered=NONE)
 
     for program in ("iptables", "ip6tables"):
         eventually(lambda p=program: "WIGGLENET" not in node.place.run(f"{p}-save"), what=f"they are gone from {program}")  # type: ignore[misc]  # bool
     assert "-A FORWARD -p 253 -j ACCEPT" in node.place.run("iptables-save")
-    assert heard(world, "a1", "outside", 4).source == "node a"
+    assert heard(topology, "a1", "outside", 4).source == "node a"
     assert "leftovers=-2" in node.log() or "leftovers=-4" in node.log()
 
 
-def test_with_firewall_only_nothing_else_is_touched(api_kind: ApiKind, world: World) -> None:
+def test_with_firewall_only_nothing_else_is_touched(api_kind: ApiKind, topology: Topology) -> None:
     """Another plugin has made the pods and the routes; masquerade and filter are this agent's."""
     with Lab(api=api_kind) as lab:
         a, b = lab.add_node("a", agent=False), lab.add_node("b", agent=False)
@@ -308,13 +310,13 @@ def test_with_firewall_only_nothing_else_is_touched(api_kind: ApiKind, world: Wo
         for node in (a, b):
             node.environment |= {"FIREWALL_ONLY": "true", "FILTER_IPV4": "true"}
             node.start_agent()
-            conflist = json.loads(json.dumps(world.lab.nodes[node.name].conflist()).replace("wigglenet", "other"))
+            conflist = json.loads(json.dumps(topology.lab.nodes[node.name].conflist()).replace("wigglenet", "other"))
             pods[node.name] = node.pod(conflist=conflist)
             node.place.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         for one, other in ((a, b), (b, a)):
             one.place.batch(*(f"route add {n} via {via}" for n, via in zip(other.pod_cidrs, other.addresses, strict=True)))
         for node in (a, b):
-            eventually(lambda n=node: World.in_force(n.place)["filter 4"], what=f"{node.name} has its rules", seconds=20)  # type: ignore[misc]  # bool
+            eventually(lambda n=node: Topology.in_force(n.place)["filter 4"], what=f"{node.name} has its rules", seconds=20)  # type: ignore[misc]  # bool
         address = pods["a"].addresses[4]
         with pods["b"].listen(4) as server, pods["a"].connect(pods["b"].addresses[4]):
             assert client_of(server) == str(address)
@@ -340,7 +342,7 @@ def client_of(server: socket.socket) -> str:
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "command",
     [
         "flush ruleset",
         "delete table inet wigglenet",
@@ -349,20 +351,20 @@ def client_of(server: socket.socket) -> str:
         "add chain inet wigglenet wt_theirs { type filter hook forward priority 1; policy drop; }",
     ],
 )
-def test_what_somebody_else_did_to_the_table_is_undone_at_once(world: World, harm: str) -> None:
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    node = world.lab.nodes["a"]
+def test_what_somebody_else_did_to_the_table_is_undone_at_once(topology: Topology, command: str) -> None:
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    node = topology.lab.nodes["a"]
     before, said = rules(node), len(node.log())
-    node.place.run("nft", harm)
+    node.place.run("nft", command)
 
     eventually(lambda: rules(node) == before, what="it is undone", seconds=1.0)
-    assert heard(world, "a1", "outside", 4).source == "node a"
+    assert heard(topology, "a1", "outside", 4).source == "node a"
     assert "table inet wigglenet was changed by somebody else: process nft, pid" in node.log()[said:]
 
 
-def test_without_nft_the_mesh_goes_on(world: World) -> None:
-    world.settle(masqueraded=BOTH, filtered=NONE)
-    node = world.lab.nodes["a"]
+def test_without_nft_the_mesh_goes_on(topology: Topology) -> None:
+    topology.configure(masqueraded=BOTH, filtered=NONE)
+    node = topology.lab.nodes["a"]
     before, said = rules(node), len(node.log())
     node.stop_agent()
     node.place.run("mount", "--bind", "/dev/null", NFT)

@@ -10,7 +10,7 @@ from tests.lab.exchange import Protocol
 from tests.lab.flows import FLOWS, Flow
 from tests.lab.lab import ApiKind
 from tests.lab.proxies import by_iptables, by_nftables, removed
-from tests.lab.world import World
+from tests.lab.topology import Topology
 from wigglenet_operator.model.facts import WireGuardKind
 
 BOTH, NONE = frozenset({4, 6}), frozenset[int]()
@@ -24,8 +24,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def world(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[World]:
-    with World(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
+def topology(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Topology]:
+    with Topology(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
         made.listen()
         yield made
 
@@ -41,51 +41,55 @@ def expectations(masqueraded: frozenset[int], filtered: frozenset[int]) -> list[
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("proxy", [by_iptables, by_nftables])
-def test_every_flow_is_as_the_table_says(world: World, settings: str, proxy: Callable[[World], None]) -> None:
+def test_every_flow_is_as_the_table_says(topology: Topology, settings: str, proxy: Callable[[Topology], None]) -> None:
     masqueraded, filtered = SETTINGS[settings]
-    removed(world)
-    proxy(world)
-    world.settle(masqueraded=masqueraded, filtered=filtered)
-    world.forget()
+    removed(topology)
+    proxy(topology)
+    topology.configure(masqueraded=masqueraded, filtered=filtered)
+    topology.flush_caches()
     rows = expectations(masqueraded, filtered)
 
     wrong = [
         f"IPv{version} {protocol} {flow}: {heard}, expected {expected or 'nobody'}"
-        for (flow, version, protocol, expected), heard in zip(rows, world.try_all(rows), strict=True)
+        for (flow, version, protocol, expected), heard in zip(rows, topology.send_all(rows), strict=True)
         if heard.source != expected or (expected and heard.answered is not flow.answered)
     ]
 
-    wrong += [entry for version in (4, 6) for entry in rewritten(world, version, masqueraded=version in masqueraded)]
+    wrong += [entry for version in (4, 6) for entry in rewritten(topology, version, masqueraded=version in masqueraded)]
     assert not wrong, "\n".join(wrong)
 
 
-def test_what_nobody_may_see_arrives_where_nothing_forbids_it(world: World) -> None:
+def test_what_nobody_may_see_arrives_where_nothing_forbids_it(topology: Topology) -> None:
     """So that the table can fail: with neither agent nor table every forged packet arrives that the tunnel takes."""
-    removed(world)
-    by_nftables(world)
-    for node in world.lab.nodes.values():
+    removed(topology)
+    by_nftables(topology)
+    for node in topology.lab.nodes.values():
         node.stop_agent()
         node.place.run("nft", "delete", "table", "inet", "wigglenet")
-    world.forget()
+    topology.flush_caches()
     nobody: list[tuple[Flow, int, Protocol, str]] = [
         (flow, version, "udp", "somebody") for flow in FLOWS if not flow.seen for version in flow.versions
     ]
     try:
         arrived = [
-            (flow, version) for (flow, version, *_), heard in zip(nobody, world.try_all(nobody), strict=True) if heard.source
+            (flow, version)
+            for (flow, version, *_), heard in zip(nobody, topology.send_all(nobody), strict=True)
+            if heard.source
         ]
     finally:
-        for node in world.lab.nodes.values():
+        for node in topology.lab.nodes.values():
             node.start_agent()
 
     assert arrived == [(flow, version) for flow, version, *_ in nobody if not flow.keyed]
 
 
-def rewritten(world: World, version: int, *, masqueraded: bool) -> Iterator[str]:
+def rewritten(topology: Topology, version: int, *, masqueraded: bool) -> Iterator[str]:
     """What the kernel's own table of connections says otherwise, of those that no Service has redirected."""
-    host = world.hosts["node a"]
-    pods = [ip_network(node.pod_cidrs[version == 6]) for node in world.lab.nodes.values()]
-    spared = [world.hosts[name].addresses.get(version) for name in ("direct", "link-local", "multicast", "node a", "gateway a")]
+    host = topology.hosts["node a"]
+    pods = [ip_network(node.pod_cidrs[version == 6]) for node in topology.lab.nodes.values()]
+    spared = [
+        topology.hosts[name].addresses.get(version) for name in ("direct", "link-local", "multicast", "node a", "gateway a")
+    ]
     entries = host.place.run("conntrack", "-L", "-f", f"ipv{version}").splitlines()
     found = [[ip_address(word) for word in re.findall(r"(?:src|dst)=(\S+)", entry)] for entry in entries]
     direct = [(source, to, seen) for source, to, answering, seen in found if to == answering]

@@ -109,7 +109,7 @@ def test_a_turn_that_finds_nothing_to_do_writes_nothing(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "command",
     [
         "ip link set wigglenet mtu 1300",
         "ip addr del 10.1.11.1/32 dev wigglenet",
@@ -119,7 +119,7 @@ def test_a_turn_that_finds_nothing_to_do_writes_nothing(lab: Lab) -> None:
         "ip link set wigglenet down",
     ],
 )
-def test_what_is_changed_by_hand_is_back(lab: Lab, harm: str) -> None:
+def test_what_is_changed_by_hand_is_back(lab: Lab, command: str) -> None:
     a = lab.nodes["a"]
 
     def state() -> str:
@@ -131,9 +131,9 @@ def test_what_is_changed_by_hand_is_back(lab: Lab, harm: str) -> None:
         )
 
     before = state()
-    a.place.run(*harm.split())
+    a.place.run(*command.split())
 
-    eventually(lambda: state() == before, what=f"repaired: {harm}")
+    eventually(lambda: state() == before, what=f"repaired: {command}")
     lab.expect_mesh()
 
 

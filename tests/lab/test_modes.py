@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.capture import kinds
 from tests.lab.lab import ApiKind, Lab
-from tests.lab.node import LINK, LabNode, text_of
+from tests.lab.node import KEY, LINK, LabNode, text_of
 from tests.lab.sources import (
     NODE_IPS,
     POD_CIDRS,
@@ -26,7 +26,7 @@ from tests.lab.sources import (
     replace_file,
     sources,
 )
-from tests.lab.strike import IDENTITY, KEY, look
+from tests.lab.state import IDENTITY, node_state
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -83,7 +83,7 @@ class Cluster:
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.mode = lab, MODES["native"]
-        self._looks: dict[str, Mapping[str, object]] = {}
+        self._states: dict[str, Mapping[str, object]] = {}
         for name, (four, six) in SOURCES.items():
             node = lab.add_node(name, agent=False, environment={**sources(four, six), **self.mode.settings})
             if "file" in {four, six}:
@@ -158,14 +158,14 @@ class Cluster:
         }
         return [f"{what}: {found}, expected {wanted}" for what, (found, wanted) in expected.items() if found != wanted]
 
-    def expect_look(self, name: str) -> None:
+    def expect_state(self, name: str) -> None:
         """That of the last time in this mode, if there was one; a key stays for ever."""
 
         def now() -> dict[str, object]:
-            looks = {name: look(self.lab, node) for name, node in self.lab.nodes.items()}
-            return {f"{name}'s {what}": seen for name, one in looks.items() for what, seen in one.items() if what != "key"}
+            states = {name: node_state(self.lab, node) for name, node in self.lab.nodes.items()}
+            return {f"{name}'s {what}": seen for name, one in states.items() for what, seen in one.items() if what != "key"}
 
-        before = self._looks.setdefault(name, now())
+        before = self._states.setdefault(name, now())
         with suppress(NotSeenError):
             eventually(lambda: now() == before, what="all is as the last time in this mode")
         assert now() == before
@@ -197,7 +197,7 @@ def cluster(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Clust
 def test_with_native_routing_there_is_neither_link_nor_key(cluster: Cluster) -> None:
     cluster.expect_packets()
 
-    cluster.expect_look("native")
+    cluster.expect_state("native")
     for node in cluster.lab.nodes.values():
         assert text_of(node.path(KEY)) is None
         assert not node.place.run("wg", "show")
@@ -211,4 +211,4 @@ def test_a_mode_leaves_nothing_to_the_next_and_every_source_has_packets(cluster:
     cluster.enter(MODES[name])
     cluster.expect_packets()
 
-    cluster.expect_look(name)
+    cluster.expect_state(name)

@@ -1,10 +1,9 @@
 """A node that boots: pods start when everything is in force, and not before."""
 
-from tests.lab.faults import spoken
 from tests.lab.lab import Lab
 from tests.lab.node import CONFLIST, LINK, LabNode
 from tests.lab.sources import gateways
-from tests.lab.strike import IDENTITY, look
+from tests.lab.state import IDENTITY, node_state
 from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -32,7 +31,7 @@ def test_after_a_reboot_pods_start_when_everything_is_in_force(lab: Lab) -> None
     pod = node.pods.pop("pod-c")
     pod.delete()
     node.wait_working()  # so the pod is forgotten, its link and each of its addresses
-    before, said = look(lab, node), spoken(node)
+    before, said = node_state(lab, node), node.log_size()
     reboot(lab, node)
     node.place.run("ip", "link", "set", "api0", "down")
     assert node.conflist(), "a reboot does not take it away"
@@ -51,7 +50,7 @@ def test_after_a_reboot_pods_start_when_everything_is_in_force(lab: Lab) -> None
     try:
         eventually(node.path(CONFLIST).exists, what="pods may start", seconds=30)
         node.freeze()
-        assert look(lab, node) == before
+        assert node_state(lab, node) == before
     finally:
         node.thaw()
     assert gateways(node)

@@ -4,10 +4,8 @@ from base64 import b64decode
 
 import pytest
 
-from tests.lab.faults import annotate
 from tests.lab.lab import Lab
-from tests.lab.node import CONFLIST, LOG, SERVICE_ACCOUNT
-from tests.lab.strike import KEY
+from tests.lab.node import CONFLIST, KEY, LOG, SERVICE_ACCOUNT
 
 PLACES = (LOG, CONFLIST, "/run/wigglenet/boot")
 
@@ -26,8 +24,8 @@ def test_a_few_letters_of_a_key_and_a_token_are_found_wherever_they_are_told(emp
             with pytest.raises(AssertionError, match=path):
                 empty_lab.expect_no_secret()
             node.path(path).unlink()
-        annotate(empty_lab, "leaky", {"example.org/told": secret})
+        empty_lab.annotate("leaky", {"example.org/told": secret})
         with pytest.raises(AssertionError, match="API server"):
             empty_lab.expect_no_secret()
-        annotate(empty_lab, "leaky", {"example.org/told": None})
+        empty_lab.annotate("leaky", {"example.org/told": None})
     empty_lab.expect_no_secret()

@@ -1,6 +1,6 @@
-"""Mishap after mishap, several at once: whatever was lost, somebody is to blame for it, and in the end all is as it was.
+"""Faults in random order, several at the same time: each lost packet has a cause, and in the end the nodes are as before.
 
-`--soak SECONDS` says how long, `--seed` which mishaps in which order.
+`--soak SECONDS` sets the duration, `--seed` the order of the faults.
 """
 
 import time
@@ -12,27 +12,27 @@ from random import Random
 
 import pytest
 
-from tests.lab.faults import FAULTS
+from tests.lab.faults.data_path import ROWS, DataPathRow, Recovery, inject_and_recover
 from tests.lab.lab import Lab
-from tests.lab.strike import Fault, Strike, look, strike
+from tests.lab.state import node_state
 from tests.lab.traffic import Traffic
 from wigglenet_operator.model.facts import WireGuardKind
 
 GROWTH = 5 << 20
-"""Bytes that an agent may have more at the end than after the first third of the time."""
-Round = Sequence[tuple[str, Fault]]
+"""Bytes by which the memory of an agent may grow after the first third of the time."""
+Round = Sequence[tuple[str, DataPathRow]]
 
 
-def rounds(random: Random, names: Sequence[str], faults: Sequence[Fault]) -> Iterator[Round]:
-    """What happens at once, to different nodes, for ever.
+def rounds(random: Random, names: Sequence[str], rows: Sequence[DataPathRow]) -> Iterator[Round]:
+    """Endless rounds; the faults of a round are injected into different nodes at the same time.
 
-    Each node meets each fault before it meets one again: who is hurt again and again in one place is repaired ever more
-    slowly, and that is meant so.  The agent of the first one lives through it all, for its memory is measured.
+    Each node meets each fault once before it meets one again: an agent delays a repair that it has to repeat.  The agent of the
+    first node is never restarted, because its memory is measured.
     """
     decks = {
-        name: cycle(random.sample(rows, len(rows)))
+        name: cycle(random.sample(chosen, len(chosen)))
         for name in names
-        for rows in [[fault for fault in faults if not (fault.restarts if name == names[0] else fault.anywhere)]]
+        for chosen in [[row for row in rows if not (row.restarts if name == names[0] else row.anywhere)]]
     }
     while True:
         drawn = [(name, next(decks[name])) for name in random.sample(names, random.randint(1, len(names)))]
@@ -47,7 +47,7 @@ def agents(lab: Lab) -> dict[int, int]:
 
 
 def wrote(lab: Lab, since: Mapping[str, int]) -> list[str]:
-    """What the agents did since then, by their logs, which were so long in characters."""
+    """The lines about changes and failures in the agents' logs after the given numbers of characters."""
     said = chain.from_iterable(node.log()[since[name] :].splitlines() for name, node in lab.nodes.items())
     return [line for line in said if '"converged ' in line or '"failed ' in line]
 
@@ -55,22 +55,22 @@ def wrote(lab: Lab, since: Mapping[str, int]) -> list[str]:
 def test_whatever_happens_costs_no_more_than_it_may_and_leaves_nothing_behind(lab: Lab, request: pytest.FixtureRequest) -> None:
     seconds, seed = request.config.getoption("--soak"), request.config.getoption("--seed")
     print(f"--soak {seconds} --seed {seed}")
-    faults = [fault for fault in FAULTS if not fault.userspace or lab.wireguard is WireGuardKind.USERSPACE]
+    rows = [row for row in ROWS if not row.userspace or lab.wireguard is WireGuardKind.USERSPACE]
     lab.expect_mesh()
     for node in lab.nodes.values():
-        node.wait_working()  # with every pod that has just started
-    before = {name: look(lab, node) for name, node in lab.nodes.items()}
-    begun, strikes, early = time.monotonic(), list[Strike](), dict[int, int]()
+        node.wait_working()  # also the pods that have just started are configured then
+    before = {name: node_state(lab, node) for name, node in lab.nodes.items()}
+    begun, recoveries, early = time.monotonic(), list[Recovery](), dict[int, int]()
     with Traffic(lab) as traffic, ThreadPoolExecutor(len(lab.nodes)) as threads:
-        for drawn in rounds(Random(seed), list(lab.nodes), faults):  # noqa: S311 - the same ones again
+        for drawn in rounds(Random(seed), list(lab.nodes), rows):  # noqa: S311 - a seed repeats the order
             print(f"{time.time():.2f} {drawn}")
-            strikes += threads.map(lambda one: strike(lab, lab.nodes[one[0]], one[1]), drawn)
+            recoveries += threads.map(lambda one: inject_and_recover(lab, lab.nodes[one[0]], one[1]), drawn)
             passed = time.monotonic() - begun
             early = early or (agents(lab) if passed > seconds / 3 else {})
             if passed > seconds:
                 break
-        wrong = traffic.stop([window for one in strikes for window in one.loose()])
-    assert not wrong, "\n".join([*wrong, *map(str, strikes), lab.story()])
+        wrong = traffic.stop([window for one in recoveries for window in one.loose()])
+    assert not wrong, "\n".join([*wrong, *map(str, recoveries), lab.story()])
 
     since = {name: len(node.log()) for name, node in lab.nodes.items()}
     monitors = {
@@ -78,8 +78,8 @@ def test_whatever_happens_costs_no_more_than_it_may_and_leaves_nothing_behind(la
     }
     assert {name: monitor.communicate()[0] for name, monitor in monitors.items()} == dict.fromkeys(lab.nodes, "")
     assert wrote(lab, since) == []
-    assert {name: look(lab, node) for name, node in lab.nodes.items()} == before
+    assert {name: node_state(lab, node) for name, node in lab.nodes.items()} == before
 
     grown = {pid: late - early[pid] for pid, late in agents(lab).items() if pid in early}
-    assert grown, "no agent has lived through it"
+    assert grown, "every agent was restarted"
     assert max(grown.values()) <= GROWTH, f"bytes: {grown}"

@@ -1,13 +1,13 @@
 """Pod networks from the Node's spec and from a file: late, changed, broken, gone; pods that run lose nothing."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import NamedTuple
 
 import pytest
 
-from tests.lab.faults import says, spoken
+from tests.lab.faults.fault import Act, Fault
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.namespaces import CommandError
 from tests.lab.node import CONFLIST, LabNode
@@ -112,7 +112,7 @@ def expect_unconfigured(lab: Lab, node: LabNode) -> None:
 
 def expect_waiting(lab: Lab, node: LabNode, *reason: str) -> None:
     """The log and the status have the reason, and the node is not configured."""
-    says(node, "problem", *reason, since=0)
+    node.wait_logged("problem", *reason, since=0)
     name = node.name
 
     def waits() -> bool:
@@ -180,7 +180,7 @@ def test_half_a_file_is_not_enough(lab: Lab, join: Join) -> None:
     node = join("half", agent=False, pod_cidrs=(), environment=BY_FILE)
     replace_file(node, filed(node, 4))
     lab.start(node)
-    says(node, "problem", FILE, "IPv6", since=0)
+    node.wait_logged("problem", FILE, "IPv6", since=0)
     assert node.conflist() is None
     assert filed(node, 6) not in announced(lab, node)
 
@@ -189,60 +189,76 @@ def test_half_a_file_is_not_enough(lab: Lab, join: Join) -> None:
     connected(lab, node, "first")
 
 
-class Harm(NamedTuple):
-    """What somebody does to the file, and what the agent says then."""
-
-    name: str
-    script: str
-    words: tuple[str, ...] = (FILE,)
+def file_values(lab: Lab, node: LabNode) -> Mapping[str, str]:
+    """The file, the networks in it, an address of the node, and the IPv4 pod network of the other node."""
+    networks = {"v4": filed(node, 4), "v6": filed(node, 6), "peer": lab.nodes["peer"].pod_cidrs[0]}
+    return {"file": FILE, "own": node.api_address, **networks}
 
 
-HARMS = (
-    Harm("removed", "rm {file}"),
-    Harm("removed with its directories", "rm -r /run/cloud"),
-    Harm("truncated", ": >{file}"),
-    Harm("comments only", "echo '# 10.1.3.0/24' >{file}"),
-    Harm("bad line, edited in place", "printf '\\n# nothing\\n\\n10.1.3.4.5/24\\n' >>{file}", (FILE, "line 6")),
-    Harm("bad line, replaced", "printf '{v4}\\n{v6} public\\n' >{file}.new; mv {file}.new {file}", (FILE, "line 2")),
-    Harm("address of a family that is none", "printf '{v4}\\n{v6}\\n10.1.3.0/33\\n' >{file}", (FILE, "line 3")),
-    Harm("junk", "head -c 5000 /dev/urandom >{file}"),
-    Harm("no UTF-8", "printf '{v4}\\n{v6}\\n\\377\\376\\n' >{file}"),
-    Harm("endless", "truncate -s 200M {file}"),
-    Harm("a directory", "rm {file}; mkdir {file}"),
-    Harm("a link to nowhere", "ln -sf /run/nowhere {file}"),
-    Harm("a link to itself", "rm {file}; ln -s {file} {file}"),
-    Harm("a pipe", "rm {file}; mkfifo {file}"),
-    Harm("default routes", "printf '0.0.0.0/0\\n{v6}\\n' >{file}", ("0.0.0.0/0",)),
-    Harm("a network around all others'", "printf '10.1.0.0/16\\n{v6}\\n' >{file}", ("10.1.0.0/16",)),
-    Harm("the peer's network", "printf '{peer}\\n{v6}\\n' >{file}", ("{peer}", "peer")),
-    Harm("no IPv6", "printf '{v4}\\n' >{file}", (FILE, "IPv6")),
-    Harm("no IPv4", "printf '{v6}\\n' >{file}", (FILE, "IPv4")),
-    Harm("an address of the node", "printf '{own}/30\\n{v6}\\n' >{file}", ("own address {own}",)),
-    Harm("too small for a pod", "printf '{v4}\\n{v6}\\n' | sed 's,/24,/31,' >{file}", ("10.1.", "/31")),
+def edit(script: str) -> Act:
+    """Run a shell script in which `file_values` are substituted."""
+
+    def act(lab: Lab, node: LabNode) -> None:
+        node.place.run("sh", "-ec", script.format_map(file_values(lab, node)))
+
+    return act
+
+
+def restore_file(_lab: Lab, node: LabNode) -> None:
+    node.place.run("rm", "-rf", FILE)
+    replace_file(node, *networks(node))
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A fault of the file, and the words that the agent reports it with; `file_values` are substituted in them."""
+
+    fault: Fault
+    words: tuple[str, ...]
+
+
+def file_row(name: str, script: str, *words: str) -> FileRow:
+    """A script that damages the file; without other words the agent reports the path of the file."""
+    return FileRow(Fault(name, edit(script), restore_file), words or (FILE,))
+
+
+FILE_ROWS = (
+    file_row("removed", "rm {file}"),
+    file_row("removed with its directories", "rm -r /run/cloud"),
+    file_row("truncated", ": >{file}"),
+    file_row("comments only", "echo '# 10.1.3.0/24' >{file}"),
+    file_row("bad line, edited in place", "printf '\\n# nothing\\n\\n10.1.3.4.5/24\\n' >>{file}", FILE, "line 6"),
+    file_row("bad line, replaced", "printf '{v4}\\n{v6} public\\n' >{file}.new; mv {file}.new {file}", FILE, "line 2"),
+    file_row("address of a family that is none", "printf '{v4}\\n{v6}\\n10.1.3.0/33\\n' >{file}", FILE, "line 3"),
+    file_row("junk", "head -c 5000 /dev/urandom >{file}"),
+    file_row("no UTF-8", "printf '{v4}\\n{v6}\\n\\377\\376\\n' >{file}"),
+    file_row("endless", "truncate -s 200M {file}"),
+    file_row("a directory", "rm {file}; mkdir {file}"),
+    file_row("a link to nowhere", "ln -sf /run/nowhere {file}"),
+    file_row("a link to itself", "rm {file}; ln -s {file} {file}"),
+    file_row("a pipe", "rm {file}; mkfifo {file}"),
+    file_row("default routes", "printf '0.0.0.0/0\\n{v6}\\n' >{file}", "0.0.0.0/0"),
+    file_row("a network around all others'", "printf '10.1.0.0/16\\n{v6}\\n' >{file}", "10.1.0.0/16"),
+    file_row("the peer's network", "printf '{peer}\\n{v6}\\n' >{file}", "{peer}", "peer"),
+    file_row("no IPv6", "printf '{v4}\\n' >{file}", FILE, "IPv6"),
+    file_row("no IPv4", "printf '{v6}\\n' >{file}", FILE, "IPv4"),
+    file_row("an address of the node", "printf '{own}/30\\n{v6}\\n' >{file}", "own address {own}"),
+    file_row("too small for a pod", "printf '{v4}\\n{v6}\\n' | sed 's,/24,/31,' >{file}", "10.1.", "/31"),
 )
 
 
-@pytest.mark.parametrize("harm", HARMS, ids=[harm.name for harm in HARMS])
+@pytest.mark.parametrize("row", FILE_ROWS, ids=[row.fault.name for row in FILE_ROWS])
 def test_while_the_file_is_of_no_use_no_pod_starts_and_those_that_run_lose_nothing(
-    lab: Lab, reader: LabNode, peer: Pod, harm: Harm
+    lab: Lab, reader: LabNode, peer: Pod, row: FileRow
 ) -> None:
-    values = {
-        "file": FILE,
-        "v4": filed(reader, 4),
-        "v6": filed(reader, 6),
-        "own": reader.api_address,
-        "peer": lab.nodes["peer"].pod_cidrs[0],
-    }
-    said = spoken(reader)
+    said = reader.log_size()
     with lab.no_loss(both_ways(reader.pods["old"], peer)):
         try:
-            reader.place.run("sh", "-ec", harm.script.format_map(values))
-            eventually(lambda: reader.conflist() is None, what="no pod starts", seconds=RESYNC_SECONDS)
-            says(reader, "problem", *(word.format_map(values) for word in harm.words), since=said)
-            assert announced(lab, reader) == ordered(networks(reader))
+            with row.fault.injected(lab, reader):
+                eventually(lambda: reader.conflist() is None, what="no pod starts", seconds=RESYNC_SECONDS)
+                reader.wait_logged("problem", *(word.format_map(file_values(lab, reader)) for word in row.words), since=said)
+                assert announced(lab, reader) == ordered(networks(reader))
         finally:
-            reader.place.run("rm", "-rf", FILE)
-            replace_file(reader, *networks(reader))
             eventually(lambda: reader.subnets() == networks(reader), what="pods start again", seconds=RESYNC_SECONDS)
             wait_announced(lab, reader, networks(reader))
     expect_no_problem(reader)
@@ -251,7 +267,7 @@ def test_while_the_file_is_of_no_use_no_pod_starts_and_those_that_run_lose_nothi
 def test_comments_blanks_host_bits_and_order_do_not_matter(reader: LabNode) -> None:
     four, six = networks(reader)
     inode = reader.path(CONFLIST).stat().st_ino
-    said = spoken(reader)
+    said = reader.log_size()
     replace_file(reader, "# by hand", "", f"\t{six.replace('::', '::9')}  # public", "", f" {four.replace('.0/', '.7/')} ", six)
     reader.place.run("ip", "route", "del", "unreachable", four)
     eventually(lambda: four in closed(reader), what="the agent works")

@@ -1,4 +1,4 @@
-"""`status` and `diff` as people run them: on nodes that are well, harmed, without agent or API server, and from anywhere."""
+"""`status` and `diff` as people run them: on healthy and faulty nodes, without agent or API server, and from anywhere."""
 
 import base64
 import json
@@ -6,16 +6,19 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.forked import run
+from tests.lab.faults.fault import Fault, run, values
+from tests.lab.faults.node import set_peer, sysctl
+from tests.lab.forked import run as run_program
 from tests.lab.lab import Lab
 from tests.lab.namespaces import Place, children
-from tests.lab.node import CONFLIST, LINK, LabNode
-from tests.lab.strike import KEY, look
+from tests.lab.node import CONFLIST, KEY, LINK, LabNode
+from tests.lab.state import node_state
 from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -73,11 +76,11 @@ def test_a_healthy_node_shows_link_peers_routes_firewall_and_pod_networks(lab: L
 
 
 def test_status_and_diff_leave_a_node_and_its_agent_alone(lab: Lab, node: LabNode) -> None:
-    before, stats, said = look(lab, node), files(node), node.log()
+    before, stats, said = node_state(lab, node), files(node), node.log()
 
     assert ask(node, "diff") == (0, "nothing would be changed\n")
     assert ask(node, "status")[0] == 0
-    assert look(lab, node) == before
+    assert node_state(lab, node) == before
     assert files(node) == stats
     assert node.log() == said
 
@@ -149,51 +152,66 @@ def test_a_node_without_its_link_is_shown(lab: Lab, node: LabNode) -> None:
     assert f"link + {LINK}" in would or "cannot be told device: no WireGuard answers" in would
 
 
-HARMS = {
-    f"ip link set {LINK} mtu 1300": f"link ~ {LINK} mtu 1300 -> 1420",
-    f"ip route del {{theirs}} dev {LINK}": f"route + {{theirs}} dev {LINK}",
-    "ip route del unreachable {theirs}": "route + {theirs} unreachable",
-    f"ip route add 10.222.0.0/24 dev {LINK}": f"route - 10.222.0.0/24 dev {LINK} (of another protocol)",
-    f"ip addr del {{gateway}}/32 dev {LINK}": f"address + {{gateway}}/32 dev {LINK}",
-    f"wg set {LINK} peer {{key}} persistent-keepalive 7": "peer ~ b keepalive 0",
-    f"wg set {LINK} listen-port 1234": f"device ~ {LINK} port 1234 -> 24601",
-    f"wg set {LINK} peer {{key}} remove": "peer + b endpoint ",
-    "nft add element inet wigglenet wt_pods4 '{{ 10.9.9.0 }}'": "set element - wt_pods4: 10.9.9.0",
-    "nft add rule inet wigglenet wt_forward accept": "    - accept",
-    "nft delete table inet wigglenet": "table + inet wigglenet: ",
-    "sysctl -qw net.ipv4.ip_forward=0": "setting ~ net/ipv4/ip_forward 0 -> 1",
-    f"sed -i s/1420/1300/ {CONFLIST}": f"file ~ {CONFLIST}\n    - ",
-    f"rm {CONFLIST}": f"file + {CONFLIST}",
-    f"rm {KEY}": f"file + {KEY}: (a new key)",
-}
-"""What somebody does, and what `diff` says of it; each is done in addition to those before it."""
+@dataclass(frozen=True)
+class DiffRow:
+    """A fault, and the change that `diff` shows of it; `values` are substituted in the text."""
+
+    fault: Fault
+    shown: str
+
+
+DIFFS = (
+    DiffRow(Fault("the MTU is changed", run(f"ip link set {LINK} mtu 1300")), f"link ~ {LINK} mtu 1300 -> 1420"),
+    DiffRow(Fault("a tunnel route is removed", run(f"ip route del {{peer4}} dev {LINK}")), f"route + {{peer4}} dev {LINK}"),
+    DiffRow(Fault("an unreachable route is removed", run("ip route del unreachable {peer4}")), "route + {peer4} unreachable"),
+    DiffRow(
+        Fault("there is another route into the tunnel", run(f"ip route add 10.222.0.0/24 dev {LINK}")),
+        f"route - 10.222.0.0/24 dev {LINK} (of another protocol)",
+    ),
+    DiffRow(
+        Fault("the IPv4 address is removed", run(f"ip addr del {{gateway4}}/32 dev {LINK}")),
+        f"address + {{gateway4}}/32 dev {LINK}",
+    ),
+    DiffRow(Fault("a peer has keepalives", set_peer("persistent-keepalive", "7")), "peer ~ b keepalive 0"),
+    DiffRow(Fault("the port is changed", run(f"wg set {LINK} listen-port 1234")), f"device ~ {LINK} port 1234 -> 24601"),
+    DiffRow(Fault("a peer is removed", set_peer("remove")), "peer + b endpoint "),
+    DiffRow(
+        Fault("an element is put into the firewall", run("nft add element inet wigglenet wt_pods4 '{{ 10.9.9.0 }}'")),
+        "set element - wt_pods4: 10.9.9.0",
+    ),
+    DiffRow(Fault("a rule is put into the firewall", run("nft add rule inet wigglenet wt_forward accept")), "    - accept"),
+    DiffRow(Fault("the firewall's table is deleted", run("nft delete table inet wigglenet")), "table + inet wigglenet: "),
+    DiffRow(
+        Fault("IPv4 forwarding is switched off", sysctl("net.ipv4.ip_forward=0")),
+        "setting ~ net/ipv4/ip_forward 0 -> 1",
+    ),
+    DiffRow(Fault("the CNI file is edited", run(f"sed -i s/1420/1300/ {CONFLIST}")), f"file ~ {CONFLIST}\n    - "),
+    DiffRow(Fault("the CNI file is removed", run(f"rm {CONFLIST}")), f"file + {CONFLIST}"),
+    DiffRow(Fault("the key file is removed", run(f"rm {KEY}")), f"file + {KEY}: (a new key)"),
+)
+"""Each fault is injected in addition to the ones before it; the agent repairs all of them in the end."""
 
 
 def test_diff_names_each_harm_and_writes_nothing(lab: Lab, node: LabNode) -> None:
-    whole = look(lab, node)
-    words = {
-        "theirs": lab.nodes["b"].pod_cidrs[0],
-        "gateway": node.pod_cidrs[0].replace("0/24", "1"),
-        "key": lab.annotations("b")["wigglenet/public-key"],
-    }
+    whole = node_state(lab, node)
     private = node.path(KEY).read_bytes()
     node.kill()
-    for harm, told in HARMS.items():
-        node.place.run("sh", "-c", harm.format(**words))
-        before, stats = look(lab, node), files(node)
+    for row in DIFFS:
+        row.fault.inject(lab, node)
+        before, stats = node_state(lab, node), files(node)
 
         status, said = ask(node, "diff")
 
-        assert status == 1, harm
-        assert told.format(**words) in said, f"{harm}\n{said}"
-        assert look(lab, node) == before, harm
-        assert files(node) == stats, harm
+        assert status == 1, row.fault
+        assert row.shown.format_map(values(lab, node)) in said, f"{row.fault}\n{said}"
+        assert node_state(lab, node) == before, row.fault
+        assert files(node) == stats, row.fault
         assert private.decode().strip() not in said
     assert {change["table"] for change in json.loads(ask(node, "diff", "-o", "json")[1])["changes"]} >= {"key", "cni", "peers"}
     node.path(KEY).write_bytes(private)
     node.path(KEY).chmod(0o600)
     node.start_agent()
-    eventually(lambda: look(lab, node) == whole, what="the agent repairs what diff has named", seconds=30)
+    eventually(lambda: node_state(lab, node) == whole, what="the agent repairs what diff has named", seconds=30)
     eventually(lambda: ask(node, "diff")[0] == 0, what="nothing is left", seconds=20)
 
 
@@ -267,7 +285,7 @@ def kubeconfig(lab: Lab) -> Path:
 
 def anywhere(place: Place, *words: str) -> tuple[int, str]:
     """The same of a command where there is no NODE_NAME."""
-    done = run(place, *words, environment={"KUBECONFIG": "/run/kubeconfig"})
+    done = run_program(place, *words, environment={"KUBECONFIG": "/run/kubeconfig"})
     return done.returncode, done.stdout + done.stderr
 
 

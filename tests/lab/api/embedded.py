@@ -18,7 +18,7 @@ from aiohttp import web
 
 from tests.lab.api.access import Access
 from tests.lab.api.client import Client
-from tests.lab.api.faults import FAULTLESS, Fault
+from tests.lab.api.misbehaviour import CORRECT, Misbehaviour
 from tests.lab.api.rest import NAMESPACES, SERVICE_CIDRS, Request, Rest
 from tests.lab.api.store import Key, Snapshot, Store
 from tests.lab.namespaces import Place
@@ -122,28 +122,32 @@ class EmbeddedServer:
 
     # What the real one cannot be asked to do.
 
-    @contextlib.contextmanager
-    def misbehaving(self, fault: Fault) -> Iterator[None]:
-        """Within the block every request but an administrator's meets a fault; nobody is left with a watch of before."""
-        self._rest.fault = fault
+    def misbehave(self, how: Misbehaviour) -> None:
+        """Answer every request but the administrator's like this from now on; connections are closed, and watches with them."""
+        self._rest.misbehaviour = how
         self.cut()
+
+    def behave(self) -> None:
+        """Answer correctly from now on; connections stay open."""
+        self._rest.misbehaviour = CORRECT
+
+    @contextlib.contextmanager
+    def misbehaving(self, how: Misbehaviour) -> Iterator[None]:
+        """Misbehave within the block."""
+        self.misbehave(how)
         try:
             yield
         finally:
-            self._rest.fault = FAULTLESS
+            self.behave()
 
-    @contextlib.contextmanager
-    def slow_tls(self, seconds: float) -> Iterator[None]:
-        """Within the block connections from other hosts are accepted and wait so long for the TLS handshake.
+    def delay_tls(self, seconds: float) -> None:
+        """Accept connections from other hosts, but delay the TLS handshake; connections are closed unless the delay is 0.
 
-        A server without entropy or processor time, which the kernel's listening socket hides from the client.
+        A server without entropy or processor time: the kernel accepts connections of its listening socket all the same.
         """
         self._handshake_delay = seconds
-        self.cut()
-        try:
-            yield
-        finally:
-            self._handshake_delay = 0.0
+        if seconds:
+            self.cut()
 
     def change_certificate(self) -> None:
         """Have another CA and certificate from now on, as after a rotation; clients of this server know, agents do not."""

@@ -16,7 +16,7 @@ from aiohttp import web
 from tests.lab.api.access import BINDINGS, MASTERS, NODES, ROLES, SERVICE_ACCOUNTS, Access, Asked, User, parse_request
 from tests.lab.api.client import ApiStatus, Json
 from tests.lab.api.discovery import document
-from tests.lab.api.faults import FAULTLESS, Fault
+from tests.lab.api.misbehaviour import CORRECT, Misbehaviour
 from tests.lab.api.refusals import RECREATED, Kind, UnreadableError, bad_request, conflict, invalid, refusal
 from tests.lab.api.store import Key, Store, merged
 from tests.lab.api.watching import Selection, Watch
@@ -51,13 +51,13 @@ class Rest:
         self._store = store
         self._access = access
         self._bookmark_seconds = bookmark_seconds
-        self.fault = FAULTLESS
-        """What goes wrong for everybody but administrators; may be set by any thread."""
+        self.misbehaviour = CORRECT
+        """Of all answers but those to administrators; may be set by any thread."""
         self._counted: Counter[Request] = Counter()
         self._counting = threading.Lock()  # the server's thread counts, the tests' threads read
 
     def counted(self) -> "Counter[Request]":
-        """Every request so far, those that were refused or met a fault too."""
+        """Every request so far, also refused ones and those that were answered wrongly on purpose."""
         with self._counting:
             return Counter(self._counted)
 
@@ -66,12 +66,12 @@ class Rest:
         try:
             asked = parse_request(request.method, request.path, watch=_flag(request, "watch"))
             user = self._who(request, asked)
-            fault = FAULTLESS if MASTERS in user.groups else self.fault
-            if (wrong := await fault.answer(request, asked)) is not None:
+            behaviour = CORRECT if MASTERS in user.groups else self.misbehaviour
+            if (wrong := await behaviour.answer(request, asked)) is not None:
                 return wrong
             self._access.check(user, asked)
             if asked.resource:
-                return await self._resource(request, asked, fault)
+                return await self._resource(request, asked, behaviour)
             if asked.path in ("/readyz", "/livez", "/healthz"):
                 return web.Response(text="ok")
             return web.json_response(document(asked.path, KINDS))
@@ -91,7 +91,7 @@ class Rest:
                 self._counted[Request(asked.verb, asked.full_resource or asked.path, user.name, user.node)] += 1
         return user
 
-    async def _resource(self, request: web.Request, asked: Asked, fault: Fault) -> web.StreamResponse:
+    async def _resource(self, request: web.Request, asked: Asked, behaviour: Misbehaviour) -> web.StreamResponse:
         kind = _kind(asked)
         for parameter in _UNSUPPORTED:
             if parameter in request.query:
@@ -100,9 +100,9 @@ class Rest:
         selection = _selection(request, kind, key)
         match asked.verb:
             case "watch":
-                return await self._watch(request, selection, fault)
+                return await self._watch(request, selection, behaviour)
             case "list":
-                return web.json_response(self._list(request, selection, fault))
+                return web.json_response(self._list(request, selection, behaviour))
             case "get":
                 return web.json_response(selection.view(self._store.get(kind, key)))
             case "create":
@@ -126,9 +126,9 @@ class Rest:
                 message = "the server does not allow this method on the requested resource"
                 raise refusal(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
 
-    def _list(self, request: web.Request, selection: Selection, fault: Fault) -> Json:
+    def _list(self, request: web.Request, selection: Selection, behaviour: Misbehaviour) -> Json:
         objects = [one for one in self._store.all(selection.kind) if selection.has(one)]
-        limit = fault.page_size or _number(request, "limit")
+        limit = behaviour.page_size or _number(request, "limit")
         page = self._store.page(objects, limit, request.query.get("continue", ""))
         metadata: Json = {"resourceVersion": str(page.version)}
         if page.token:
@@ -141,7 +141,7 @@ class Rest:
             items = [{name: one[name] for name in one if name not in ("apiVersion", "kind")} for one in page.objects]
         return {"kind": kind, "apiVersion": version, "metadata": metadata, "items": items}
 
-    async def _watch(self, request: web.Request, selection: Selection, fault: Fault) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, selection: Selection, behaviour: Misbehaviour) -> web.StreamResponse:
         start = _number(request, "resourceVersion")
         seconds = _number(request, "timeoutSeconds") or WATCH_SECONDS
         every = self._bookmark_seconds if _flag(request, "allowWatchBookmarks") else None
@@ -153,7 +153,7 @@ class Rest:
                 selection=selection,
                 write=response.write,
                 bookmark_seconds=every,
-                withheld=fault.withheld,
+                withheld=behaviour.withheld,
             )
             await watch.run(start=start, seconds=seconds)
         return response

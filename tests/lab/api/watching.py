@@ -50,7 +50,7 @@ class Selection:
 class Watch:
     """One watch: what is selected, where its lines go, how often a bookmark is due (None: never).
 
-    Events of the types in `withheld` are not told: a fault.
+    Events of the types in `withheld` are not sent: a misbehaviour.
     """
 
     store: Store

@@ -1,4 +1,4 @@
-"""Two nodes and the world around them: a router with hosts behind it, a network that node a routes, Services."""
+"""The topology of the firewall tests: two nodes, a router with hosts behind it, a network that node a routes, and Services."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,17 +32,17 @@ ADDRESSES = {
 NON_MASQUERADE = "198.51.200.0/24, 2001:db8:200::/64"
 Rules = Callable[[str], Mapping[int, str]]
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
-AT_ONCE = 24
-"""Words on their way at a time."""
+PARALLEL_FLOWS = 24
+"""Number of flows that are tested at the same time."""
 
 
 def addresses(name: str) -> dict[int, IPAddress]:
-    """Those of a name above, by version."""
+    """The addresses of a name in `ADDRESSES`, by IP version."""
     return {a.version: a for a in map(ip_address, ADDRESSES[name].split())}
 
 
-class World:
-    """The lab with its surroundings; everything is gone with it."""
+class Topology:
+    """A lab of two nodes with a router, hosts outside of the cluster and addresses of Services; `close` removes everything."""
 
     def __init__(self, *, api: ApiKind, wireguard: WireGuardKind) -> None:
         self.lab = Lab(api=api, wireguard=wireguard)
@@ -59,7 +59,7 @@ class World:
         a, b = self.lab.add_node("a"), self.lab.add_node("b")
         for node in (a, b):
             node.environment["NON_MASQUERADE_CIDRS"] = NON_MASQUERADE
-            # Nothing but the firewall may stop a forged packet here.
+            # Only the firewall may drop a forged packet in these tests.
             node.place.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
         self.outside, self.lan = Place("outside"), Place("lan")
         self.places += [self.outside, self.lan]
@@ -120,7 +120,7 @@ class World:
             self.lan.batch(f"route add {DEFAULT[version]} via {router}")
 
     def listen(self) -> None:
-        """Have every host hear."""
+        """Open the listening sockets of every host."""
         for host in self.hosts.values():
             if host.name == "multicast":
                 for group in host.addresses.values():
@@ -128,8 +128,8 @@ class World:
             else:
                 self.exchange.listen(host, host.addresses.values())
 
-    def settle(self, *, masqueraded: frozenset[int], filtered: frozenset[int]) -> None:
-        """Restart the agents with these settings, and return when they are in force."""
+    def configure(self, *, masqueraded: frozenset[int], filtered: frozenset[int]) -> None:
+        """Restart the agents with these settings; return when every node's rules have them."""
         for node in self.lab.nodes.values():
             node.stop_agent()
             for version in (4, 6):
@@ -144,15 +144,15 @@ class World:
 
     @staticmethod
     def in_force(place: Place) -> dict[str, bool]:
-        """Which features a node's rules have."""
+        """Whether the rules of a node masquerade and filter, by feature and IP version, e.g. `filter 6`."""
         rules = parse(place.run("nft", "-s", "list", "table", "inet", "wigglenet", check=False))
         postrouting = "\n".join(rules.get(Item("chain", "wt_postrouting"), ()))
         masquerade = {f"masquerade {v}": f"@wt_own{v} " in postrouting for v in (4, 6)}
         inbound = {v: rules.get(Item("chain", f"wt_inbound{v}"), ()) for v in (4, 6)}
         return masquerade | {f"filter {v}": "ct status dnat accept" in lines for v, lines in inbound.items()}
 
-    def forget(self) -> None:
-        """Have every host discover its neighbours anew, and the nodes know no connection."""
+    def flush_caches(self) -> None:
+        """Flush the neighbour tables of all hosts and the connection tracking of the nodes."""
         for node in self.lab.nodes.values():
             node.place.run("conntrack", "-F")
         for host in self.hosts.values():
@@ -160,7 +160,7 @@ class World:
             host.place.run(*within, "ip", "neigh", "flush", "all")
 
     def target(self, name: str, version: int) -> tuple[IPAddress, int] | None:
-        """Address and port of a host or service; None if it has none of that version."""
+        """Address and port of a host or Service; None if it has no address of this IP version."""
         if name == "hostPort of a1":
             return self.hosts["node a"].addresses[version], HOST_PORT
         service = SERVICES.get(name)
@@ -170,18 +170,18 @@ class World:
         return (self.hosts[name].addresses[version], PORT) if version in self.hosts[name].addresses else None
 
     def endpoint(self, service: Service, version: int) -> IPAddress:
-        """Where its packets go."""
+        """The address of the endpoint of a Service."""
         return self.hosts[service.to].addresses[version]
 
-    def try_all(self, rows: list[tuple[Flow, int, Protocol, str]]) -> Iterator[Heard]:
-        """What becomes of each (flow, IP version, protocol, expected source), many at a time."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+    def send_all(self, rows: list[tuple[Flow, int, Protocol, str]]) -> Iterator[Heard]:
+        """Send one message for each (flow, IP version, protocol, expected source), many in parallel; the results in order."""
+        with ThreadPoolExecutor(PARALLEL_FLOWS) as pool:
             yield from pool.map(lambda row: self._try(*row), rows)
 
     def _try(self, flow: Flow, version: int, protocol: Protocol, expected: str) -> Heard:
         to = self.target(flow.to, version)
         assert to, f"{flow.to} has no address of IPv{version}"
-        forged = flow.source or ("outside" if flow.origin == "outside" else "")  # of its several addresses that one
+        forged = flow.source or ("outside" if flow.origin == "outside" else "")  # `outside` has several addresses; use this one
         source = self.hosts[forged].addresses[version] if forged else None
         hopeless = not expected or not flow.answered
 
@@ -190,10 +190,11 @@ class World:
             return self.exchange.say(host, to, protocol=protocol, source=source, size=flow.size, hopeless=hopeless)
 
         heard = say()
-        return say() if flow.size and expected and not heard.source else heard  # the first may teach its sender the path's MTU
+        # The first message that is too long may only teach the sender the path MTU.
+        return say() if flow.size and expected and not heard.source else heard
 
     def close(self) -> None:
-        """End everything."""
+        """Close the lab and the namespaces of the hosts."""
         self.lab.close()
         for place in self.places:
             place.close()
