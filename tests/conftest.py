@@ -1,6 +1,8 @@
 """Options, and the one skip that there is: without root there are no namespaces, and the end of the run says so loudly."""
 
+import ctypes
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,8 @@ from tests.lab.namespaces import Place
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no clock decides a test
 settings.load_profile("steady")
 
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
 ROOT_ONLY = ("tests/contract", "tests/lab", "tests/bench")
 
 
@@ -21,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="of the soak's mishaps (default 1)")
     parser.addoption("--real-time", action="store_true", help="production's timers in the tests that can be so slow")
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker of pytest-xdist dies with the process that started it, and its labs with it."""
+    if hasattr(config, "workerinput"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
