@@ -92,11 +92,12 @@ class Stage:
 
 
 def on(node: str, *rows: ProblemRow, embedded: bool = False, lasting: bool = False) -> Stage:
-    """A stage."""
+    """A stage on this node."""
     return Stage(node, rows, embedded=embedded, lasting=lasting)
 
 
 not_after_restart = partial(ProblemRow, after_restart=False)
+"""A row whose problem a new agent does not have, or does not report at once."""
 
 
 def of_another_node(code: Code, annotations: Mapping[str, str], *addresses: str) -> ProblemRow:
