@@ -227,7 +227,7 @@ def test_after_a_fault_the_agent_is_the_same_and_knows_the_nodes_and_has_not_ask
 
 
 @pytest.mark.parametrize("fault", SILENT, ids=[fault.name for fault in SILENT])
-def test_what_a_watch_does_not_tell_is_found_out_while_it_does_not(scene: Scene, fault: Fault) -> None:
+def test_changes_that_a_watch_does_not_send_are_found_during_the_fault(scene: Scene, fault: Fault) -> None:
     pid = scene.a.agent_pid()
     watches = scene.requests("watch")
     with fault.injected(scene.lab, scene.a):
@@ -240,7 +240,7 @@ def test_what_a_watch_does_not_tell_is_found_out_while_it_does_not(scene: Scene,
     assert asked <= BURST + A_SECOND * lasted, f"{asked} requests in {lasted:.1f} s"
 
 
-def test_what_a_restore_took_back_is_forgotten_and_what_comes_after_it_is_told(scene: Scene) -> None:
+def test_changes_that_a_restore_undoes_are_discarded_and_later_ones_received(scene: Scene) -> None:
     pid = scene.a.agent_pid()
     scene.server.snapshot()
     rejoin(scene.lab, scene.a)
