@@ -16,7 +16,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("row", PARAMETERS)
-def test_a_fault_heals_and_costs_no_more_than_its_row_allows(lab: Lab, row: DataPathRow) -> None:
+def test_a_node_recovers_from_a_fault_that_costs_no_more_than_its_row_allows(lab: Lab, row: DataPathRow) -> None:
     node = lab.nodes["c"]
     agents = {name: one.agent_pid() for name, one in lab.nodes.items()}
     with Traffic(lab) as traffic:
@@ -29,7 +29,7 @@ def test_a_fault_heals_and_costs_no_more_than_its_row_allows(lab: Lab, row: Data
     lab.expect_mesh()
 
 
-def test_what_is_lost_without_an_excuse_is_told(lab: Lab) -> None:
+def test_a_loss_that_no_row_allows_is_found(lab: Lab) -> None:
     """The check of the test above finds lost packets, and blames only pairs that have lost some."""
     pod_a, _, pod_c = lab.pods()
 

@@ -142,5 +142,5 @@ def test_a_problem_is_found_in_every_place_when_it_comes_and_when_it_goes(result
         raise error
 
 
-def test_each_code_is_provoked() -> None:
+def test_each_code_has_a_row() -> None:
     assert sorted(row.code for row in ROWS) == sorted(Code)

@@ -36,7 +36,7 @@ def is_well(node: LabNode) -> bool:
 
 
 def files(node: LabNode) -> dict[str, object]:
-    """What tells of each file of ours, and of its directory, whether anybody has touched it."""
+    """Inode, times and mode of each file of the agent and of its directory: they differ when somebody has written it."""
     found: dict[str, object] = {}
     for path in (KEY, CONFLIST, MARKER):
         for each in (node.path(path), node.path(path).parent):
@@ -47,7 +47,7 @@ def files(node: LabNode) -> dict[str, object]:
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[LabNode]:
-    """A node that is well, and will be so again."""
+    """A healthy node; it is restored after the test, and healthy again."""
     found = lab.nodes["a"]
     lab.expect_mesh()
     eventually(lambda: is_well(found), what="node a is well", seconds=30)
@@ -192,7 +192,7 @@ DIFFS = (
 """Each fault is injected in addition to the ones before it; the agent repairs all of them in the end."""
 
 
-def test_diff_names_each_harm_and_writes_nothing(lab: Lab, node: LabNode) -> None:
+def test_diff_shows_each_fault_and_writes_nothing(lab: Lab, node: LabNode) -> None:
     whole = node_state(lab, node)
     private = node.path(KEY).read_bytes()
     node.kill()
