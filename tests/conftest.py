@@ -23,7 +23,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--wireguard", choices=["userspace", "kernel"], default="userspace", help="of lab and contract")
     parser.addoption("--soak", type=float, default=20, metavar="SECONDS", help="how long the lab's soak goes on (default 20)")
     parser.addoption("--seed", type=int, default=1, help="of the soak's mishaps (default 1)")
-    parser.addoption("--real-time", action="store_true", help="production's timers in the tests that can be so slow")
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 

@@ -1,6 +1,6 @@
 """Outages of the API server: the agent keeps running, converges to the Nodes afterwards, and limits its requests meanwhile.
 
-The agent runs in this process with timers twenty times as fast as those of production; `--real-time` leaves them as they are.
+The agent runs in this process with timers twenty times as fast as those of production, which `nox -s long` uses.
 Some rows run with a real agent and kernel in `tests/lab/test_api_faults.py`.
 """
 
@@ -15,7 +15,7 @@ from tests.lab.faults.outages import KEY, ROWS, SILENT, ApiRow, Scene, add_node,
 from tests.lab.lab import Lab
 from tests.lab.timing import QUICK
 from tests.lab.wait import eventually
-from wigglenet_operator.model.timing import PRODUCTION, Timing
+from wigglenet_operator.model.timing import Timing
 
 
 class InProcessScene(Scene):
@@ -37,17 +37,12 @@ class InProcessScene(Scene):
 
 
 @pytest.fixture
-def timing(request: pytest.FixtureRequest) -> Timing:
-    return PRODUCTION if request.config.getoption("--real-time") else QUICK
-
-
-@pytest.fixture
-def scene(timing: Timing) -> Iterator[InProcessScene]:
+def scene() -> Iterator[InProcessScene]:
     """An agent whose only peer is y."""
     with Lab(api="embedded") as lab:
         lab.add_node("a", agent=False)
         add_node(lab, "y")
-        made = InProcessScene(lab, timing)
+        made = InProcessScene(lab, QUICK)
         with made.process:
             made.recover(seconds=30)
             eventually(lambda: made.requests("watch"), what="a watches")

@@ -109,11 +109,14 @@ class Lab(Mesh[Pod]):
         self.nodes[name] = node
         return node
 
-    def start(self, node: LabNode) -> None:
-        """Start what a node runs."""
+    def start(self, node: LabNode, *, pythonpath: str | None = None) -> None:
+        """Start WireGuard and the agent; with `pythonpath`, the real program with modules of that directory of the node."""
         if self.wireguard is WireGuardKind.USERSPACE:
             node.start_wireguard()
-        node.start_agent()
+        if pythonpath:
+            node.execute_agent(pythonpath=pythonpath)
+        else:
+            node.start_agent()
 
     def _connect_api(self, node: LabNode) -> None:
         self.place.batch(

@@ -52,7 +52,7 @@ class Reaches(Protocol):
         ...
 
     def stream(self, address: IPAddress) -> Echoes:
-        """Echo requests every 10 ms until it is stopped."""
+        """Echo requests every 20 ms until it is stopped."""
         ...
 
 
@@ -87,7 +87,7 @@ class Mesh(ABC, Generic[P]):
 
     @contextmanager
     def no_loss(self, pairs: Sequence[tuple[P, P, int]] | None = None) -> Iterator[None]:
-        """Echoes every 10 ms over each pair while the block runs; none may be lost."""
+        """Echoes every 20 ms over each pair while the block runs; none may be lost."""
         asked = pairs or list(self.pairs())
         streams = [one.stream(other.addresses[version]) for one, other, version in asked]
         try:

@@ -20,8 +20,8 @@ from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPAddress
 
 STREAMS = count(1)
-PACE = 0.01 * SLOWNESS
-"""Seconds between two echoes of a stream."""
+PACE = 0.02 * SLOWNESS
+"""Seconds between two echoes of a stream; twelve streams at 10 ms keep one core busy."""
 TAIL = 1000
 """Bytes of a ping's output that hold several lines."""
 ETH_P_ALL = 0x0003

@@ -18,11 +18,12 @@ from tests.lab.faults.reports import STATUS, logged
 from tests.lab.lab import ApiKind, Lab
 from tests.lab.node import CONFLIST, KEY, LOG, LabNode
 from tests.lab.pages import HEALTH, METRICS, page
+from tests.lab.timing import LAB, source
 from tests.lab.wait import NotSeenError, eventually
 from wigglenet_operator.model.facts import WireGuardKind
 from wigglenet_operator.model.problems import Code
 
-CLOCK = f"""
+CLOCK = f"""{source(LAB)}
 import time
 from pathlib import Path
 
@@ -122,9 +123,7 @@ def pair(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
         a.path(PROGRAMS).mkdir()
         a.path(f"{PROGRAMS}/sitecustomize.py").write_text(CLOCK)
         a.environment |= {"PATH": PATH, "ENABLE_METRICS": "true"}
-        if made.wireguard is WireGuardKind.USERSPACE:
-            a.start_wireguard()
-        a.execute_agent(pythonpath=PYTHONPATH)
+        made.start(a, pythonpath=PYTHONPATH)
         made.add_node("b")
         made.expect_mesh()
         yield made

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lab.lab import Lab
 from tests.lab.namespaces import signal_command
 from tests.lab.node import LINK, LabNode
+from tests.lab.timing import LAB, source
 from tests.lab.wait import eventually
 
 ASK = """
@@ -22,12 +24,10 @@ except OSError:
 print(answer.status, answer.read().decode(), end="")
 """
 OCCUPY = "import socket, time; s = socket.create_server(('127.0.0.1', 9092)); print('here', flush=True); time.sleep(600)"
-HANG = """
+HANG = f"""{source(replace(LAB, resync=1.0, hang=3.0))}
 import os, signal, time
 
 def hang(*_):
-    from wigglenet_operator.agent import health
-    health.HANG_SECONDS = 2.0
     while os.path.exists("/run/hang/on"):
         time.sleep(0.1)
 
@@ -86,8 +86,7 @@ def test_an_agent_whose_loop_hangs_says_so_itself(empty_lab: Lab) -> None:
     node.path("/run/hang").mkdir()
     node.path("/run/hang/sitecustomize.py").write_text(HANG)
     node.path("/run/hang/on").touch()
-    node.environment["PYTHONPATH"] = "/run/hang"
-    empty_lab.start(node)
+    empty_lab.start(node, pythonpath="/run/hang")
     answers(node, "/readyz", 200)
     os.kill(node.agent_pid(), signal.SIGUSR1)
 

@@ -1,8 +1,9 @@
-"""The agent's timers as the lab sets them: short where a test would otherwise wait for one, else those of production.
+"""The agent's timers as the tests set them: short where a test would otherwise wait for one, else those of production.
 
-One test for each timer runs with the real value (`pytest -m real_time`, part of `nox -s long`).
+With LAB_REAL_TIME=1 in the environment they are those of production; `nox -s long` runs the tests of each timer so.
 """
 
+import os
 from dataclasses import asdict, replace
 
 from wigglenet_operator.model.timing import PRODUCTION, Timing
@@ -20,7 +21,8 @@ def scaled(timing: Timing, factor: float) -> Timing:
     return Timing(**{**changed, "request_burst": timing.request_burst})  # type: ignore[arg-type]  # of the same types
 
 
-LAB = replace(
+REAL_TIME = os.environ.get("LAB_REAL_TIME") == "1"
+SHORT = replace(
     PRODUCTION,
     resync=4.0,
     repair_pause_most=4.0,
@@ -43,6 +45,12 @@ LAB = replace(
     device=2.0,
     listen_retry=0.5,
 )
+LAB = PRODUCTION if REAL_TIME else SHORT
 """Of agents in the lab."""
-QUICK = scaled(PRODUCTION, 0.05)
+QUICK = PRODUCTION if REAL_TIME else scaled(PRODUCTION, 0.05)
 """Of agents in the process of a test, which have neither a kernel nor a busy machine to wait for."""
+
+
+def source(timing: Timing) -> str:
+    """The beginning of a sitecustomize.py that gives the real program these timers."""
+    return f"from wigglenet_operator.model import timing\ntiming.PRODUCTION = timing.{timing!r}\n"

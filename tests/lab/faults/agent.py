@@ -8,13 +8,14 @@ from tests.lab.faults.fault import Act, Fault
 from tests.lab.lab import Lab
 from tests.lab.node import LabNode
 from tests.lab.pages import HEALTH
+from tests.lab.timing import LAB, source
 from wigglenet_operator.model.facts import WireGuardKind
 
 PROGRAMS = "/run/programs"
 """A directory of the node with programs and Python modules that an agent uses instead of the machine's."""
 PATH = f"{PROGRAMS}:{os.environ['PATH']}"
 PYTHONPATH = ":".join(filter(None, (PROGRAMS, os.environ.get("PYTHONPATH"))))
-BUG = f"""
+BUG = f"""{source(LAB)}
 from pathlib import Path
 from wigglenet_operator.kernel.cni_file import CniFileTable
 

@@ -216,7 +216,7 @@ WAVES: tuple[tuple[Stage, ...], ...] = (
         on("a", *LINKS_AND_KEY),
         on("bare", not_after_restart(Code.ListenFailed, occupied_port(), channels=(IN_LOG, IN_METRICS, IN_STATUS, IN_EVENTS))),
         on("b", ProblemRow(Code.CNIFileFailed, READ_ONLY_CNI)),
-        on("c", not_after_restart(Code.RepairUndone, CONTENDED, clear_seconds=100), lasting=True),
+        on("c", not_after_restart(Code.RepairUndone, CONTENDED, clear_seconds=40), lasting=True),
         on("file", ProblemRow(Code.PodFileUnusable, MALFORMED_FILE)),
         on("d", not_after_restart(Code.TurnCrashed, Fault("the agent has a bug", restart_with_bug, fix_bug))),
         on(
