@@ -1,21 +1,26 @@
 """Start the program in a node by fork instead of exec: an interpreter with everything imported waits for that.
 
-An agent's imports take 0.8 s of CPU, and the lab starts some 250 agents and 150 commands. The fork server is that of
-`multiprocessing`; it ends with the process that uses it. Tests of the start itself run the real program.
+An agent's imports take 0.8 s of CPU, and the lab starts some 250 agents and 150 commands. Tests of the start itself run the
+real program.
+
+The interpreter is a child of this process and ends with it. It forks twice, and this process is the reaper of its orphans
+(prctl(2), PR_SET_CHILD_SUBREAPER), so that a program is waited for like any other child.
 """
 
 import ctypes
-import multiprocessing
 import os
+import pickle
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from itertools import count
-from multiprocessing.context import ForkServerProcess
-from types import ModuleType
 
 from tests.lab.namespaces import Place, installation
 from tests.lab.timing import LAB
@@ -29,14 +34,46 @@ PRELOADED = (
     "wigglenet_operator.settings",
     "wigglenet_operator.show.diff",
     "wigglenet_operator.show.status",
-    "tests.lab.forked",
 )
 NAMESPACES = {"mnt": 0x00020000, "uts": 0x04000000, "net": 0x40000000, "pid": 0x20000000}
 """Names in /proc/PID/ns and flags of setns(2)."""
+PR_SET_CHILD_SUBREAPER = 36
+LARGEST = 1 << 16
+"""Bytes of an order."""
 MOST_DESCRIPTORS = 1 << 12
 COMMANDS = count(1)
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*PRELOADED])
+Order = tuple[int, tuple[str, ...], dict[str, str], tuple[str, str], Timing]
+"""A process of the place, the program's arguments and environment, its files for output and errors, its timers."""
+
+
+class Interpreter:
+    """The interpreter that forks; one for this process, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._orders: socket.socket | None = None
+
+    def fork(self, order: Order) -> int:
+        """The process that waits for the new program, a child of this process."""
+        with self._lock:
+            if self._orders is None:
+                self._orders = self._start()
+            self._orders.send(pickle.dumps(order))
+            return int(self._orders.recv(LARGEST))
+
+    def _start(self) -> socket.socket:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "tests.lab.forked"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=quiet, start_new_session=True, env=environment)
+        theirs.close()
+        return ours
+
+
+INTERPRETER = Interpreter()
 
 
 class Program:
@@ -49,33 +86,29 @@ class Program:
         self, place: Place, *words: str, environment: Mapping[str, str], out: str, err: str, timing: Timing = LAB
     ) -> None:
         """Start `wigglenet-operator WORDS` in a place; `out` and `err` are files there, to which it appends."""
-        self._process: ForkServerProcess = CONTEXT.Process(
-            target=_enter, args=(place.pid, [*words], {**installation(), **environment}, (out, err), timing), daemon=True
-        )
-        with _no_main_module():
-            self._process.start()
-
-    @property
-    def pid(self) -> int:
-        """The process that waits for the program."""
-        assert self._process.pid
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, or the negative number of a signal; None while it runs."""
-        return self._process.exitcode
+        self.pid = INTERPRETER.fork((place.pid, words, {**installation(), **environment}, (out, err), timing))
+        self.returncode: int | None = None
+        """The exit status, or the negative number of a signal; None while nobody has seen the end."""
+        self._lock = threading.Lock()
+        self._end = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
-        """The same as `returncode`."""
-        return self._process.exitcode
+        """The exit status, None while it runs."""
+        with self._lock:
+            if self.returncode is None and select.select([self._end], [], [], 0)[0]:
+                _, status = os.waitpid(self.pid, 0)
+                os.close(self._end)
+                self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status; subprocess.TimeoutExpired if the program does not end in time (seconds)."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        if self.returncode is None:
+            with suppress(OSError):  # another thread has seen the end and closed it
+                select.select([self._end], [], [], timeout)
+        if (status := self.poll()) is None:
             raise subprocess.TimeoutExpired(["wigglenet-operator"], timeout or 0)
-        return self._process.exitcode
+        return status
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the process that waits, not to the program."""
@@ -94,18 +127,21 @@ def run(place: Place, *words: str, environment: Mapping[str, str], seconds: floa
     return done
 
 
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Keep the fork server's child from importing the main module of this process: pytest, 0.3 s."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def serve(orders: socket.socket) -> None:
+    """Fork a program for each order, until nobody can send one any more."""
+    for name in PRELOADED:
+        import_module(name)
+    while order := orders.recv(LARGEST):
+        between = os.fork()
+        if not between:
+            if waiting := os.fork():
+                orders.send(str(waiting).encode())
+                os._exit(0)
+            _enter(*pickle.loads(order))  # noqa: S301 - from the process that has started this one
+        os.waitpid(between, 0)
 
 
-def _enter(place: int, words: list[str], environment: dict[str, str], outputs: tuple[str, str], timing: Timing) -> None:
+def _enter(place: int, words: tuple[str, ...], environment: dict[str, str], outputs: tuple[str, str], timing: Timing) -> None:
     """Fork the program into the namespaces of a process, wait for it, and end as it has ended."""
     libc = ctypes.CDLL(None, use_errno=True)
     namespaces = [(os.open(f"/proc/{place}/ns/{name}", os.O_RDONLY), flag) for name, flag in NAMESPACES.items()]
@@ -118,6 +154,7 @@ def _enter(place: int, words: list[str], environment: dict[str, str], outputs: t
     child = os.fork()
     if not child:
         os._exit(_run(words, environment, outputs, timing))
+    os.closerange(0, MOST_DESCRIPTORS)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
@@ -127,23 +164,21 @@ def _enter(place: int, words: list[str], environment: dict[str, str], outputs: t
     os._exit(code)
 
 
-def _run(words: list[str], environment: dict[str, str], outputs: tuple[str, str], timing: Timing) -> int:
+def _run(words: tuple[str, ...], environment: dict[str, str], outputs: tuple[str, str], timing: Timing) -> int:
     """Run the program as its entry point does; the exit status."""
     os.setsid()
-    for usual in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(usual, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.closerange(3, MOST_DESCRIPTORS)
-    for number, path in enumerate(outputs, 1):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(opened, number)
-        os.close(opened)
+    os.closerange(0, MOST_DESCRIPTORS)
+    os.open(os.devnull, os.O_RDONLY)
+    for path in outputs:
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)  # descriptors 1 and 2
+    for number in (1, 2):
+        os.set_inheritable(number, True)  # noqa: FBT003 - its only parameter
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - they are open until the end
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["wigglenet-operator", *words]
-    from wigglenet_operator.cli import main  # noqa: PLC0415 - the fork server has it
+    from wigglenet_operator.cli import main  # noqa: PLC0415 - it is imported already
 
     try:
         main(timing)
@@ -156,3 +191,7 @@ def _run(words: list[str], environment: dict[str, str], outputs: tuple[str, str]
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=sys.stdin.fileno()))

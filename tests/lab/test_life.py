@@ -19,7 +19,6 @@ from tests.lab.node import CONFLIST, LOG, LabNode
 from tests.lab.pod import PACE, Pod
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator.model.facts import IPNetwork
-from wigglenet_operator.model.timing import PRODUCTION
 from wigglenet_operator.plan.cni import render_conflist
 
 ROOT = Path(__file__).parents[2]
@@ -72,9 +71,8 @@ def test_a_node_that_leaves_is_forgotten_by_all_after_a_minute_and_stays_closed(
         eventually(lambda o=other: key not in o.wireguard(), what=f"{other.name} has no peer d", seconds=90)  # type: ignore[misc]  # bool
         eventually(lambda o=other: not o.routes() & set(node.pod_cidrs), what=f"{other.name} has no route to d")  # type: ignore[misc]  # bool
         assert f"unreachable {node.pod_cidrs[0]}" in other.place.run("ip", "route")
-    assert time.monotonic() - gone > PRODUCTION.departed_node / 2, (
-        "a Node that is registered anew at once would have lost packets"
-    )
+    lingered = time.monotonic() - gone
+    assert lingered > node.timing.departed_node / 2, "a Node that is registered anew at once would have lost packets"
     lab.expect_mesh()
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 POLL_SECONDS, MOST_POLL_SECONDS = 0.01, 0.2
-"""Between two looks at a condition: as long as the look itself took, within these bounds, so that a wait does not fill a core."""
+"""Between two looks at a condition: as long as the look itself took, within these bounds, or a wait would fill a core."""
 SLOWNESS = float(os.environ.get("LAB_SLOWNESS", "1"))
 """How many times longer than on a machine of its own everything takes: an emulated one is ten times slower."""
 
