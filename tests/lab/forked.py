@@ -86,6 +86,8 @@ class Program:
         self, place: Place, *words: str, environment: Mapping[str, str], out: str, err: str, timing: Timing = LAB
     ) -> None:
         """Start `wigglenet-operator WORDS` in a place; `out` and `err` are files there, to which it appends."""
+        for path in (out, err):
+            place.path(path).touch()  # whoever looks at once finds nothing, not no file
         self.pid = INTERPRETER.fork((place.pid, words, {**installation(), **environment}, (out, err), timing))
         self.returncode: int | None = None
         """The exit status, or the negative number of a signal; None while nobody has seen the end."""
@@ -132,13 +134,17 @@ def serve(orders: socket.socket) -> None:
     for name in PRELOADED:
         import_module(name)
     while order := orders.recv(LARGEST):
+        read, write = os.pipe()
         between = os.fork()
         if not between:
             if waiting := os.fork():
-                orders.send(str(waiting).encode())
+                os.write(write, str(waiting).encode())
                 os._exit(0)
             _enter(*pickle.loads(order))  # noqa: S301 - from the process that has started this one
-        os.waitpid(between, 0)
+        os.waitpid(between, 0)  # from now on its child is one of the process that gave the order
+        orders.send(os.read(read, LARGEST))
+        os.close(read)
+        os.close(write)
 
 
 def _enter(place: int, words: tuple[str, ...], environment: dict[str, str], outputs: tuple[str, str], timing: Timing) -> None:

@@ -130,7 +130,7 @@ def test_a_restarted_agent_changes_nothing_in_an_unchanged_cluster(lab: Lab) -> 
 
     after = (conflist.stat().st_ino, conflist.stat().st_mtime_ns, key.read_text(), lab.annotations("a")["wigglenet/public-key"])
     assert after == before
-    (turn,) = [line for line in a.log().splitlines() if "converged" in line]
+    (turn,) = eventually(lambda: [line for line in a.log().splitlines() if "converged" in line], what="the repair is logged")
     assert "converged closed=+1 took_ms" in turn, "the only thing to write was what was removed by hand"
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,8 @@ import pytest
 
 from tests.lab.faults.fault import Fault, run, values
 from tests.lab.faults.node import set_peer, sysctl
-from tests.lab.forked import run as run_program
 from tests.lab.lab import Lab
-from tests.lab.namespaces import Place, children
+from tests.lab.namespaces import Place, children, installation
 from tests.lab.node import CONFLIST, KEY, LINK, LabNode
 from tests.lab.state import node_state
 from tests.lab.wait import eventually
@@ -285,7 +285,8 @@ def kubeconfig(lab: Lab) -> Path:
 
 def anywhere(place: Place, *words: str) -> tuple[int, str]:
     """The same of a command where there is no NODE_NAME."""
-    done = run_program(place, *words, environment={"KUBECONFIG": "/run/kubeconfig"})
+    environment = {**installation(), "KUBECONFIG": "/run/kubeconfig"}  # which the client library reads when it is imported
+    done = subprocess.run(place.argv(*COMMAND, *words), env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
