@@ -22,7 +22,18 @@ LOCK = HERE / "requirements.lock"
 ENVIRONMENT = HERE / ".nox/shared"
 
 
-def run(session: nox.Session, *command: str) -> None:
+SIDE_BY_SIDE = ("--dist", "loadgroup", "--no-loadscope-reorder", "-n")
+"""Workers of pytest; tests of one lab share a group (tests/conftest.py). The numbers are the best of those that were measured
+on two cores (tests/TIMES.md): labs wait much, unit tests never."""
+REAL_TIME = ("mesh", "life", "problems", "degraded", "condition", "endpoints", "outage", "api_faults", "health", "status")
+"""Lab tests that wait for timers of the agent."""
+ABOUT_PACKETS = ("faults", "cloud", "firewall", "flows", "mtu", "underlay")
+"""Lab tests that are about packets: an API server of another kind makes no difference."""
+ABOUT_ONE_NODE = ("endpoints", "sources", "modes", "families", "reboot", "health", "secrets")
+"""Lab tests that are about one node: likewise."""
+
+
+def run(session: nox.Session, *command: str, **environment: str) -> None:
     """Run a command of the shared environment, which is made, or made anew if the lock has changed, first."""
     state = hashlib.sha256(LOCK.read_bytes() + (HERE / "pyproject.toml").read_bytes() + str(HERE).encode()).hexdigest()
     stamp = ENVIRONMENT / "lock.sha256"
@@ -35,7 +46,7 @@ def run(session: nox.Session, *command: str) -> None:
         session.run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", external=True, silent=True)
         stamp.write_text(state)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path})
+    session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path, **environment})
 
 
 def prepare(session: nox.Session, *needed: str) -> list[str]:
@@ -69,21 +80,34 @@ def types(session: nox.Session) -> None:
 @nox.session
 def unit(session: nox.Session) -> None:
     """Run planners, laws, golden files and the agent on fakes: needs nothing."""
-    run(session, "pytest", "tests/unit", *session.posargs)
+    run(session, "pytest", "tests/unit", *SIDE_BY_SIDE, "2", *session.posargs)
 
 
 @nox.session
 def contract(session: nox.Session) -> None:
     """Run one suite on the fakes and on the real kernel, wireguard-go and API servers (--api kube): root."""
     arguments = prepare(session)
-    run(session, "pytest", "tests/contract", *arguments)
+    run(session, "pytest", "tests/contract", *SIDE_BY_SIDE, "3", *arguments)
 
 
 @nox.session
 def lab(session: nox.Session) -> None:
     """Run several nodes as namespaces with real agents and packets (--api kube): root."""
     arguments = prepare(session)
-    run(session, "pytest", "tests/lab", *arguments)
+    run(session, "pytest", "tests/lab", *SIDE_BY_SIDE, "4", *arguments)
+
+
+@nox.session(default=False)
+def long(session: nox.Session) -> None:
+    """Run what waits for production's timers, a long soak, and contract and lab on the real API server: root."""
+    prepare(session, "etcd-server")
+    run(session, "python", "-m", "tests.lab.api.kube_binary")
+    timed = [f"tests/lab/test_{name}.py" for name in REAL_TIME]
+    outages = "tests/contract/test_outages.py"
+    run(session, "pytest", outages, *timed, *SIDE_BY_SIDE, "6", *session.posargs, LAB_REAL_TIME="1")
+    run(session, "pytest", "tests/lab/test_soak.py", "--soak", "60", *session.posargs)
+    others = [f"--ignore=tests/lab/test_{name}.py" for name in (*ABOUT_PACKETS, *ABOUT_ONE_NODE, "soak")]
+    run(session, "pytest", "tests/contract", "tests/lab", "--api", "kube", *others, *SIDE_BY_SIDE, "3", *session.posargs)
 
 
 @nox.session(default=False)

@@ -15,6 +15,18 @@ settings.load_profile("steady")
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
+LONG = (
+    "test_problems",
+    "test_soak",
+    "test_degraded",
+    "test_outage",
+    "test_firewall",
+    "test_flows",
+    "test_faults",
+    "test_modes",
+)
+"""Labs that take longest, in the order in which they begin: what is begun last should be short. All tests of a lab go to one
+worker; a test with a lab of its own goes anywhere."""
 ROOT_ONLY = ("tests/contract", "tests/lab", "tests/bench")
 
 
@@ -42,8 +54,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(config.rootpath / "tests/lab") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # one lab, one worker
+        if item.path.parent == config.rootpath / "tests/lab":
+            of_its_own = "empty_lab" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if of_its_own else item.path.stem))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     absent = {"embedded": "kube", "kube": "embedded", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
     unwanted = {absent.get(config.getoption(option)) for option in ("--api", "--wireguard")}
     left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]

@@ -10,6 +10,7 @@ import pytest
 from tests.lab.capture import kinds
 from tests.lab.lab import Lab
 from tests.lab.pod import PACE
+from tests.lab.timing import LAB
 from tests.lab.transfer import sent_and_received
 from tests.lab.wait import SLOWNESS, eventually
 from wigglenet_operator import __version__
@@ -98,7 +99,8 @@ def test_a_turn_that_finds_nothing_to_do_writes_nothing(lab: Lab) -> None:
     """Over a whole resync: no link, address or route event on any node, no write to any Node but a status that was due."""
     versions = {name: lab.api.admin.get(f"/api/v1/nodes/{name}")["metadata"]["resourceVersion"] for name in lab.nodes}
     monitors = {
-        name: node.place.popen("timeout", "11", "ip", "monitor", "link", "address", "route") for name, node in lab.nodes.items()
+        name: node.place.popen("timeout", str(LAB.resync + 1), "ip", "monitor", "link", "address", "route")
+        for name, node in lab.nodes.items()
     }
     events = {name: process.communicate()[0] for name, process in monitors.items()}
 
@@ -144,7 +146,7 @@ def test_a_removed_peer_is_back_within_a_resync(lab: Lab) -> None:
     a.place.run("wg", "set", "wigglenet", "peer", key, "remove")
     assert key not in a.wireguard()
 
-    eventually(lambda: key in a.wireguard(), what="the peer is back", seconds=12)
+    eventually(lambda: key in a.wireguard(), what="the peer is back", seconds=LAB.resync + 2)
     lab.expect_mesh()
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.lab.faults.data_path import ROWS, DataPathRow, Recovery, inject_and_recover
 from tests.lab.lab import Lab
 from tests.lab.state import node_state
+from tests.lab.timing import LAB
 from tests.lab.traffic import Traffic
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -74,7 +75,8 @@ def test_whatever_happens_costs_no_more_than_it_may_and_leaves_nothing_behind(la
 
     since = {name: len(node.log()) for name, node in lab.nodes.items()}
     monitors = {
-        name: n.place.popen("timeout", "11", "ip", "monitor", "link", "address", "route") for name, n in lab.nodes.items()
+        name: n.place.popen("timeout", str(LAB.resync + 1), "ip", "monitor", "link", "address", "route")
+        for name, n in lab.nodes.items()
     }
     assert {name: monitor.communicate()[0] for name, monitor in monitors.items()} == dict.fromkeys(lab.nodes, "")
     assert wrote(lab, since) == []

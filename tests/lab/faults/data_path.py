@@ -31,6 +31,7 @@ from tests.lab.faults.node import (
 from tests.lab.lab import Lab
 from tests.lab.node import CONFLIST, KEY, LINK, LabNode
 from tests.lab.state import node_state
+from tests.lab.timing import LAB
 from tests.lab.traffic import Pair, Window
 from tests.lab.wait import SLOWNESS, NotSeenError, eventually
 
@@ -164,7 +165,9 @@ ROWS = (
     # The kernel removes the IPv4 routes of a link with its last IPv4 address (net/ipv4/fib_frontend.c, fib_inetaddr_event).
     node_outage(Fault("the IPv4 address is removed", run(f"ip -4 addr flush dev {LINK}"))),
     no_outage(Fault("the IPv6 address is removed", run(f"ip -6 addr flush dev {LINK} scope global"))),
-    DataPathRow(Fault("a peer is removed", set_peer("remove")), affects="neighbour", seconds=11.0, outage=11.0),
+    DataPathRow(
+        Fault("a peer is removed", set_peer("remove")), affects="neighbour", seconds=LAB.resync + 1, outage=LAB.resync + 1
+    ),
     neighbour_outage(Fault("an IPv4 route is removed", run(f"ip route del {{peer4}} dev {LINK}"))),
     neighbour_outage(Fault("an IPv6 route is removed", run(f"ip route del {{peer6}} dev {LINK}"))),
     no_outage(Fault("closed routes are removed", run(REMOVE_UNREACHABLE_ROUTES))),

@@ -51,6 +51,7 @@ from tests.lab.faults.reports import ALL, IN_EVENTS, IN_LOG, IN_METRICS, IN_STAT
 from tests.lab.lab import Lab
 from tests.lab.node import CONFLIST, KEY, LINK
 from tests.lab.sources import NODE_IPS, POD_CIDRS, PUBLIC_KEY
+from tests.lab.timing import LAB
 from wigglenet_operator.model.problems import Code
 
 ENDPOINT = "wigglenet/endpoint"
@@ -216,12 +217,12 @@ WAVES: tuple[tuple[Stage, ...], ...] = (
         on("a", *LINKS_AND_KEY),
         on("bare", not_after_restart(Code.ListenFailed, occupied_port(), channels=(IN_LOG, IN_METRICS, IN_STATUS, IN_EVENTS))),
         on("b", ProblemRow(Code.CNIFileFailed, READ_ONLY_CNI)),
-        on("c", not_after_restart(Code.RepairUndone, CONTENDED, clear_seconds=40), lasting=True),
+        on("c", not_after_restart(Code.RepairUndone, CONTENDED, clear_seconds=LAB.repair_calm + 40), lasting=True),
         on("file", ProblemRow(Code.PodFileUnusable, MALFORMED_FILE)),
         on("d", not_after_restart(Code.TurnCrashed, Fault("the agent has a bug", restart_with_bug, fix_bug))),
         on(
             "away",
-            not_after_restart(Code.APIThrottled, UNREADABLE, clear_seconds=100),
+            not_after_restart(Code.APIThrottled, UNREADABLE, clear_seconds=LAB.watch_stable + 40),
             not_after_restart(Code.NodeUnreadable, UNREADABLE),
             embedded=True,
             lasting=True,
