@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import PurePath
 from typing import Any
@@ -18,7 +19,10 @@ from wigglenet_operator.model.facts import (
     PublicKey,
 )
 
+_network, _address = cache(ip_network), cache(ip_address)
 
+
+@cache
 def key(name: str) -> PublicKey:
     """A well-formed public key that depends on the name only."""
     return PublicKey(base64.b64encode(hashlib.sha256(name.encode()).digest()).decode())
@@ -26,12 +30,12 @@ def key(name: str) -> PublicKey:
 
 def nets(text: str) -> frozenset[IPNetwork]:
     """Networks from words."""
-    return frozenset(ip_network(word) for word in text.split())
+    return frozenset(map(_network, text.split()))
 
 
 def ips(text: str) -> tuple[IPAddress, ...]:
     """Addresses from words, in order."""
-    return tuple(ip_address(word) for word in text.split())
+    return tuple(map(_address, text.split()))
 
 
 def node(  # noqa: PLR0913 - a builder: every field has a default

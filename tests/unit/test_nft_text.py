@@ -5,7 +5,6 @@ What the kernel makes of it is in `tests/contract/test_nft.py`.
 
 import re
 import socket
-from collections.abc import Mapping
 from ipaddress import IPv6Network, ip_network
 from random import Random
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.choices import Choices, chosen
 from wigglenet_operator.kernel.nft_text import parse, render, render_changes, render_replacement
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
@@ -32,17 +32,7 @@ RULES = [
 DEFINITIONS = [("typeof ip saddr", "flags interval"), ("typeof ip6 saddr . tcp dport",), ("typeof iifname",)]
 KEYS = ["10.1.0.0/24", "10.1.1.7", "fd00:1::/64", "::ffff:10.0.0.1", '"veth1"', "10.1.0.7 . 80", "10.1.0.0/24 . 1-1023"]
 VERDICTS = ["accept", "drop", "jump wt_a", "goto wt_b"]
-NAMES = st.sampled_from(["wt_a", "wt_b", "wt_own4", "wt_x"])
-CHAINS = st.builds(
-    lambda hook, rules: (*hook, *rules),
-    st.sampled_from([(), *((hook,) for hook in HOOKS)]),
-    st.lists(st.sampled_from(RULES), max_size=5),
-)
-SETS = st.tuples(st.sampled_from(DEFINITIONS), st.frozensets(st.sampled_from(KEYS)).map(lambda keys: dict.fromkeys(keys, "")))
-MAPS = st.tuples(
-    st.sampled_from(DEFINITIONS).map(lambda lines: (f"{lines[0]} : verdict", *lines[1:])),
-    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VERDICTS)),
-)
+NAMES = ["wt_a", "wt_b", "wt_own4", "wt_x"]
 SET, MAP, CHAIN, HOOKED = Item("set", "wt_own4"), Item("map", "wt_x"), Item("chain", "wt_a"), Item("chain", "wt_forward")
 DEFINITION = ("typeof ip saddr", "flags interval")
 BASE: Ruleset = {
@@ -56,25 +46,47 @@ BASE: Ruleset = {
 }
 
 
-def composed(
-    chains: Mapping[str, tuple[str, ...]],
-    sets: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]],
-    maps: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]],
-) -> Ruleset:
-    found: dict[Item, Content] = {Item("chain", name): lines for name, lines in chains.items()}
-    for kind, holders in (("set", sets), ("map", maps)):
-        for name, (definition, elements) in holders.items():
-            found[Item(kind, name)] = definition
-            found |= {Item(kind, name, key): verdict for key, verdict in elements.items()}
+def any_ruleset(choices: Choices) -> Ruleset:
+    found: dict[Item, Content] = {}
+    for name in choices.subset(NAMES):
+        hook = choices.one([(), *((hook,) for hook in HOOKS)])
+        found[Item("chain", name)] = (*hook, *choices.some(lambda: choices.one(RULES), most=5))
+    for name in choices.subset(NAMES):
+        found[Item("set", name)] = choices.one(DEFINITIONS)
+        found |= {Item("set", name, key): "" for key in choices.subset(KEYS)}
+    for name in choices.subset(NAMES):
+        first, *others = choices.one(DEFINITIONS)
+        found[Item("map", f"{name}_map")] = (f"{first} : verdict", *others)
+        found |= {Item("map", f"{name}_map", key): choices.one(VERDICTS) for key in choices.subset(KEYS)}
     return found
 
 
-RULESETS = st.builds(
-    composed,
-    st.dictionaries(NAMES, CHAINS),
-    st.dictionaries(NAMES, SETS),
-    st.dictionaries(NAMES.map(lambda name: f"{name}_map"), MAPS),
-)
+def any_pair(choices: Choices) -> tuple[Ruleset, Ruleset]:
+    """Two that have much in common: of most chains, sets and maps the second has the same declaration, of half the content.
+
+    Sometimes one of them is empty.
+    """
+    before, other = any_ruleset(choices), any_ruleset(choices)
+    after: dict[Item, Content] = {}
+    for holder in dict.fromkeys(Item(item.kind, item.name) for item in (*before, *other)):
+        declared = choices.one([before] * 6 + [{}, other] if holder in before else [{}, other])
+        filled = choices.one([before, other])
+        if holder not in declared:
+            continue
+        hook = tuple(line for line in declared[holder] if holder.kind != "chain" or line in HOOKS)
+        rules = tuple(line for line in filled.get(holder, ()) if holder.kind == "chain" and line not in HOOKS)
+        after[holder] = hook + rules
+        after |= {item: verdict for item, verdict in filled.items() if item.element and Item(item.kind, item.name) == holder}
+    nothing: Ruleset = {}
+    return choices.one([(before, after)] * 8 + [(nothing, after), (before, nothing)])
+
+
+SIZE = 3 + len(NAMES) * (7 + 2 + 2 + len(KEYS))
+"""Of a ruleset in bytes of choices."""
+RULESETS = chosen(any_ruleset, size=SIZE)
+PAIRS = chosen(any_pair, size=2 * (SIZE + 3 * len(NAMES)) + 1)
+RANDOMS = st.randoms(use_true_random=True)
+"""Seeded by Hypothesis, in one choice."""
 
 
 def shuffled(ruleset: Ruleset, random: Random) -> Ruleset:
@@ -109,13 +121,14 @@ def test_what_was_rendered_is_parsed_as_it_was(ruleset: Ruleset) -> None:
     assert parse(render(ruleset)) == ruleset
 
 
-@given(RULESETS, st.randoms(use_true_random=False))
+@given(RULESETS, RANDOMS)
 def test_the_order_of_items_makes_no_difference(ruleset: Ruleset, random: Random) -> None:
     assert render(shuffled(ruleset, random)) == render(ruleset)
 
 
-@given(RULESETS, RULESETS, st.randoms(use_true_random=False))
-def test_a_changes_commands_name_nothing_that_stays(before: Ruleset, after: Ruleset, random: Random) -> None:
+@given(PAIRS, RANDOMS)
+def test_a_changes_commands_name_nothing_that_stays(pair: tuple[Ruleset, Ruleset], random: Random) -> None:
+    before, after = pair
     texts = render_changes(before, diff(shuffled(before, random), shuffled(after, random)))
     if texts == (render_replacement(after),) or not (before or after):
         return
@@ -133,9 +146,9 @@ def test_a_changes_commands_name_nothing_that_stays(before: Ruleset, after: Rule
         assert verb in {"add", "delete", "flush"}
 
 
-@given(RULESETS, RULESETS)
-def test_each_set_is_told_once_what_goes_and_once_what_comes(before: Ruleset, after: Ruleset) -> None:
-    told = re.findall(r"^(\w+) element inet wigglenet (\S+)", changed(before, after), re.MULTILINE)
+@given(PAIRS)
+def test_each_set_is_told_once_what_goes_and_once_what_comes(pair: tuple[Ruleset, Ruleset]) -> None:
+    told = re.findall(r"^(\w+) element inet wigglenet (\S+)", changed(*pair), re.MULTILINE)
 
     assert len(set(told)) == len(told)
     for name in {name for _, name in told}:
@@ -163,9 +176,10 @@ def test_a_replacement_is_one_transaction_that_holds_everything(ruleset: Ruleset
     assert text == f"table inet wigglenet {{}}\ndelete table inet wigglenet\n{render(ruleset)}"
 
 
-@given(RULESETS, RULESETS)
-def test_what_is_new_is_made_and_filled_before_any_packet_can_meet_it(before: Ruleset, after: Ruleset) -> None:
+@given(PAIRS)
+def test_what_is_new_is_made_and_filled_before_any_packet_can_meet_it(pair: tuple[Ruleset, Ruleset]) -> None:
     """By a transaction of its own, which names nothing that is in use and hangs nothing on a hook."""
+    before, after = pair
     told = transactions(before, after)
     new = {item.name for item in after.keys() - before.keys() if not item.element}
     made = [re.findall(r"^add (?:set|map|chain) inet wigglenet (\S+)", line) for commands in told for line in commands]
@@ -179,8 +193,9 @@ def test_what_is_new_is_made_and_filled_before_any_packet_can_meet_it(before: Ru
         assert not line.startswith(("add set ", "add map "))
 
 
-@given(RULESETS, RULESETS)
-def test_nothing_that_is_in_use_is_made_anew(before: Ruleset, after: Ruleset) -> None:
+@given(PAIRS)
+def test_nothing_that_is_in_use_is_made_anew(pair: tuple[Ruleset, Ruleset]) -> None:
+    before, after = pair
     if replaced(before, after):
         return
     stays = {f"{item.kind} inet wigglenet {item.name}" for item in before.keys() & after.keys() if not item.element}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import cluster, config, host, key, nets, node
-from tests.unit.test_plan_laws import MIXED, NETWORKS, overlap
+from tests.unit.test_plan_laws import MIXED, NETWORKS, RANDOMS, overlap
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import (
@@ -329,7 +329,7 @@ def test_a_pod_of_two_families_has_one_door_and_each_pod_its_own() -> None:
     assert plan_doors(iter(own), iter(both + another)) == {"veth1", "veth2"}
 
 
-@given(st.lists(NETWORKS), st.randoms(use_true_random=False))
+@given(st.lists(NETWORKS), RANDOMS)
 def test_the_outermost_networks_hold_the_same_addresses_each_once(networks: list[IPNetwork], random: Random) -> None:
     kept = list(outermost(networks))
 
@@ -422,7 +422,7 @@ def test_a_chain_that_drops_a_family_without_own_pods_harms_nobody() -> None:
     assert not plan(cluster(node("a", pods="10.1.0.0/24", internal="192.0.2.1")), settings, facts).problems
 
 
-@given(MIXED, st.randoms(use_true_random=False), SETTINGS)
+@given(MIXED, RANDOMS, SETTINGS)
 def test_the_order_of_nodes_makes_no_difference(nodes: list[NodeFacts], random: Random, settings: AgentConfig) -> None:
     own = node("a", pods="10.0.0.0/24 fd00::/64", internal="192.0.2.1", uid="own", created="2027-01-01T00:00:00Z")
     everybody = [own, *nodes]
@@ -434,7 +434,7 @@ def test_the_order_of_nodes_makes_no_difference(nodes: list[NodeFacts], random: 
     assert (one and one.firewall) == (other and other.firewall)
 
 
-@given(st.lists(NETWORKS, max_size=8), st.lists(NETWORKS, max_size=8), st.randoms(use_true_random=False), SETTINGS)
+@given(st.lists(NETWORKS, max_size=8), st.lists(NETWORKS, max_size=8), RANDOMS, SETTINGS)
 def test_the_order_of_networks_and_repeats_make_no_difference(
     pods: list[IPNetwork], others: list[IPNetwork], random: Random, settings: AgentConfig
 ) -> None:

@@ -1,5 +1,6 @@
 """What holds for every cluster, however strange."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from random import Random
@@ -7,39 +8,64 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import cluster, config, host, key, nets, node
-from wigglenet_operator.model.facts import ClusterState, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
+from tests.builders import cluster, config, host, ips, key, nets, node
+from tests.unit.choices import Choices, chosen
+from wigglenet_operator.model.desired import DesiredState
+from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
 from wigglenet_operator.plan.desired import Plan, plan
 
-NETWORKS = st.one_of(
-    st.builds(lambda i, size: IPv4Network((0x0A000000 + (i << 20), size), strict=False), st.integers(0, 5), st.integers(8, 32)),
-    st.builds(
-        lambda i, size: IPv6Network(((0xFD00 << 112) + (i << 64), size), strict=False), st.integers(0, 5), st.integers(56, 128)
-    ),
-    st.sampled_from(sorted(nets("0.0.0.0/0 127.0.0.0/8 169.254.0.0/16 198.51.100.0/24"), key=str)),
+GROUPS: Sequence[Sequence[IPNetwork]] = (
+    [IPv4Network((0x0A000000 + (i << 20), size), strict=False) for i in range(6) for size in range(8, 33)],
+    [IPv6Network(((0xFD00 << 112) + (i << 64), size), strict=False) for i in range(6) for size in range(56, 129)],
+    sorted(nets("0.0.0.0/0 127.0.0.0/8 169.254.0.0/16 198.51.100.0/24"), key=str),
 )
-ADDRESSES = st.one_of(
-    st.builds(lambda i: ip_address(0xC0000200 + i), st.integers(0, 6)),
-    st.builds(lambda i: ip_address(0x0A000000 + (i << 20) + 7), st.integers(0, 5)),
-    st.builds(lambda i: ip_address((0xFD00 << 112) + (i << 64) + 9), st.integers(0, 5)),
-    st.sampled_from([ip_address("127.0.0.1"), ip_address("fe80::1"), ip_address("::")]),
+"""Networks; a group is as likely as any other, and so is a network in its group."""
+ADDRESSES = (
+    [ip_address(0xC0000200 + i) for i in range(7)],
+    [ip_address(0x0A000000 + (i << 20) + 7) for i in range(6)],
+    [ip_address((0xFD00 << 112) + (i << 64) + 9) for i in range(6)],
+    ips("127.0.0.1 fe80::1 ::"),
 )
-NODES = st.builds(
-    NodeFacts,
-    uid=st.integers(0, 30).map(lambda i: NodeUID(f"uid-{i}")),
-    name=st.sampled_from("abcdefgh").map(NodeName),
-    created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "", "unknown"]),
-    spec_pod_cidrs=st.frozensets(NETWORKS, max_size=2),
-    internal_ips=st.lists(ADDRESSES, max_size=2).map(tuple),
-    external_ips=st.lists(ADDRESSES, max_size=1).map(tuple),
-    public_key=st.one_of(st.none(), st.sampled_from("abcdef").map(key)),
-    pod_cidrs=st.frozensets(NETWORKS, max_size=3),
-    node_ips=st.lists(ADDRESSES, max_size=2).map(tuple),
-)
+UIDS = [NodeUID(f"uid-{i}") for i in range(31)]
+NAMES = [NodeName(letter) for letter in "abcdefgh"]
+CREATED = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "", "unknown"]
+KEYS = [None, None, *map(key, "abcdef")]
+
+
+def network(choices: Choices) -> IPNetwork:
+    return choices.one(choices.one(GROUPS))
+
+
+def strange_node(choices: Choices) -> NodeFacts:
+    """A Node that conflicts with many others."""
+
+    def networks(most: int) -> frozenset[IPNetwork]:
+        return frozenset(choices.some(lambda: network(choices), most=most))
+
+    def addresses(most: int) -> tuple[IPAddress, ...]:
+        return tuple(choices.some(lambda: choices.one(choices.one(ADDRESSES)), most=most))
+
+    return NodeFacts(
+        uid=choices.one(UIDS),
+        name=choices.one(NAMES),
+        created=choices.one(CREATED),
+        spec_pod_cidrs=networks(2),
+        internal_ips=addresses(2),
+        external_ips=addresses(1),
+        public_key=choices.one(KEYS),
+        pod_cidrs=networks(3),
+        node_ips=addresses(2),
+    )
+
+
+NETWORKS = chosen(network, size=3)
+NODES = chosen(strange_node, size=34)
 CLUSTERS = st.lists(NODES, max_size=8, unique_by=lambda n: n.uid)
 MIXED = st.lists(
-    st.builds(lambda n, gone: replace(n, departed=gone), NODES, st.booleans()), max_size=8, unique_by=lambda n: n.uid
+    chosen(lambda choices: replace(strange_node(choices), departed=choices.one([False, True])), size=35),
+    max_size=8,
+    unique_by=lambda n: n.uid,
 )
 """Of Nodes that exist and Nodes that are gone."""
 LIARS = NODES.map(
@@ -54,12 +80,20 @@ LIARS = NODES.map(
     )
 )
 """Nodes that have nothing but what they say themselves."""
+OWN = node("a", pods="10.240.0.0/24 fd00:f0::/64", internal="198.18.0.1 2001:db8::1", uid="own")
 AGES = st.sampled_from(["2000-01-01T00:00:00Z", "2026-01-01T12:00:00Z", "2030-01-01T00:00:00Z"])
+RANDOMS = st.randoms(use_true_random=True)
+"""Seeded by Hypothesis, in one choice."""
 SERVICES = st.frozensets(NETWORKS.filter(lambda n: n.prefixlen > 8), max_size=1)
 
 
 def planned(nodes: list[NodeFacts], *, name: str = "a") -> Plan:
     return plan(ClusterState(nodes=frozenset(nodes)), config(name), host(name))
+
+
+def desired_states(nodes: list[NodeFacts]) -> list[DesiredState]:
+    """What node a plans for the cluster as it is, and with a sound own Node in it; without those that cannot be planned."""
+    return [p.desired for p in (planned(nodes), planned([OWN, *nodes])) if p.desired]
 
 
 def owned(nodes: list[NodeFacts], *, services: frozenset[IPNetwork] = frozenset()) -> Ownership:
@@ -151,7 +185,7 @@ def test_nothing_is_refused_without_a_reason(nodes: list[NodeFacts]) -> None:
         assert rivals or not accepted(lone, owned(lone))
 
 
-@given(MIXED, st.randoms(use_true_random=False), SERVICES)
+@given(MIXED, RANDOMS, SERVICES)
 def test_the_order_of_arrival_changes_neither_owners_nor_problems(
     nodes: list[NodeFacts], random: Random, services: frozenset[IPNetwork]
 ) -> None:
@@ -225,41 +259,34 @@ def test_a_plan_always_exists_when_the_own_node_has_a_network(nodes: list[NodeFa
 
 @given(CLUSTERS)
 def test_no_two_peers_share_an_allowed_ip(nodes: list[NodeFacts]) -> None:
-    desired = planned(nodes).desired
-    owned: list[tuple[str, IPNetwork]] = [(k, n) for k, p in (desired.peers if desired else {}).items() for n in p.allowed_ips]
-
-    for one_key, one in owned:
-        for other_key, other in owned:
-            assert one_key == other_key or one.version != other.version or not one.overlaps(other)
+    for desired in desired_states(nodes):
+        owned: list[tuple[str, IPNetwork]] = [(k, n) for k, p in desired.peers.items() for n in p.allowed_ips]
+        for one_key, one in owned:
+            for other_key, other in owned:
+                assert one_key == other_key or one.version != other.version or not one.overlaps(other)
 
 
 @given(CLUSTERS)
 def test_no_endpoint_lies_in_a_routed_network(nodes: list[NodeFacts]) -> None:
-    desired = planned(nodes).desired
-    endpoints = [p.endpoint.address for p in (desired.peers if desired else {}).values() if p.endpoint]
+    for desired in desired_states(nodes):
+        endpoints = [p.endpoint.address for p in desired.peers.values() if p.endpoint]
+        assert [(e, k.to) for e in endpoints for k in desired.routes if e in k.to] == []
 
-    assert not [(e, k.to) for e in endpoints for k in (desired.routes if desired else {}) if e in k.to]
 
-
-@given(CLUSTERS, st.randoms())
-def test_the_order_of_arrival_changes_nothing(nodes: list[NodeFacts], random: object) -> None:
-    shuffled = list(nodes)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives random.Random
-
-    assert planned(shuffled) == planned(nodes)
+@given(CLUSTERS, RANDOMS)
+def test_the_order_of_arrival_changes_nothing(nodes: list[NodeFacts], random: Random) -> None:
+    for all_nodes in (nodes, [OWN, *nodes]):
+        assert planned(random.sample(all_nodes, len(all_nodes))) == planned(all_nodes)
 
 
 @given(CLUSTERS)
 def test_every_tunnel_route_has_a_peer_and_a_closed_twin(nodes: list[NodeFacts]) -> None:
-    desired = planned(nodes).desired
-    if desired is None:
-        return
-    allowed = [n for p in desired.peers.values() for n in p.allowed_ips]
-    closed = {k.to for k in desired.closed}
-
-    for route in desired.routes:
-        assert route.to in closed
-        assert any(route.to.version == n.version and route.to == n for n in allowed)
+    for desired in desired_states(nodes):
+        allowed = [n for p in desired.peers.values() for n in p.allowed_ips]
+        closed = {k.to for k in desired.closed}
+        for route in desired.routes:
+            assert route.to in closed
+            assert any(route.to.version == n.version and route.to == n for n in allowed)
 
 
 @given(CLUSTERS, NODES)

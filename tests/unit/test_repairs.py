@@ -1,14 +1,15 @@
 """Drift is repaired at once, a fight is not fought at full speed, and both are told apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
 
 from tests.builders import nets, node
 from tests.unit.test_agent import Bench
+from tests.virtual_time import run
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.timing import PRODUCTION
@@ -16,6 +17,8 @@ from wigglenet_operator.plan.repairs import AT_ONCE, count_repairs
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")
+ROUNDING = 1e-6
+"""Seconds by which a sum of steps of 0.1 s may be off."""
 
 
 class Fought(Bench):
@@ -27,15 +30,31 @@ class Fought(Bench):
         (self.route,) = [key for key in self.tables["routes"].content if key.to in nets("10.2.0.0/24")]
 
     def repairs(self, *, seconds: float, every: float = 0.1) -> list[float]:
-        """When the route was put back, though it was taken away again at once."""
-        end, found = self.now + seconds, []
+        """The times at which the route was restored, although it was removed again before each reconcile pass."""
+        return run(self._repairs(self.now + seconds, every))
+
+    async def _repairs(self, end: float, every: float) -> list[float]:
+        found = []
         while self.now < end:
             self.now += every
             self.tables["routes"].content.pop(self.route, None)
-            self.turn()
+            await self.reconciler.turn()
             if self.route in self.tables["routes"].content:
                 found.append(self.now)
         return found
+
+    def fight(self) -> None:
+        """Remove the route twice a second until the pause between two repairs is the longest."""
+        self.repairs(seconds=100, every=0.5)
+
+
+def assert_ever_slower(times: list[float]) -> None:
+    """The first repairs follow at once; from then on each pause is twice the one before, up to the longest."""
+    assert times[AT_ONCE - 2] < 1
+    pauses = [later - earlier for earlier, later in pairwise(times[AT_ONCE - 1 :])]
+    shortest = [min(0.5 * 2**number, PRODUCTION.repair_pause_most) for number in range(len(pauses))]
+    assert [(p, s) for p, s in zip(pauses, shortest, strict=True) if p < s - ROUNDING] == []
+    assert shortest[-2:] == [PRODUCTION.repair_pause_most] * 2
 
 
 def test_what_is_taken_away_now_and_then_is_back_at_once_every_time() -> None:
@@ -48,11 +67,11 @@ def test_what_is_taken_away_now_and_then_is_back_at_once_every_time() -> None:
 
 def test_what_is_taken_away_all_the_time_is_put_back_ever_more_slowly_and_named() -> None:
     fought = Fought()
-    times = fought.repairs(seconds=600)
+    times = [*fought.repairs(seconds=100), *fought.repairs(seconds=500, every=1)]
 
     assert len(times) < 600 / PRODUCTION.repair_pause_most + 15
-    assert times[AT_ONCE - 2] < 1
     assert times[-1] - times[-2] >= PRODUCTION.repair_pause_most
+    assert_ever_slower(times)
     report = fought.turn()
     assert {p.subject for p in report.problems} == {"route 10.2.0.0/24"}
     assert report.phase == "Degraded"
@@ -60,7 +79,7 @@ def test_what_is_taken_away_all_the_time_is_put_back_ever_more_slowly_and_named(
 
 def test_a_fight_over_one_thing_delays_no_other_repair() -> None:
     fought = Fought()
-    fought.repairs(seconds=100)
+    fought.fight()
     fought.tables["addresses"].content.clear()
     fought.turn()
 
@@ -69,7 +88,7 @@ def test_a_fight_over_one_thing_delays_no_other_repair() -> None:
 
 def test_after_a_quiet_minute_the_fight_is_over() -> None:
     fought = Fought()
-    fought.repairs(seconds=100)
+    fought.fight()
     fought.now += PRODUCTION.repair_pause_most
     fought.turn()
     fought.now += PRODUCTION.repair_calm
@@ -80,7 +99,7 @@ def test_after_a_quiet_minute_the_fight_is_over() -> None:
 
 def test_a_link_that_is_made_anew_gets_everything_at_once() -> None:
     fought = Fought()
-    fought.repairs(seconds=100)
+    fought.fight()
     fought.tables["routes"].content.clear()
     fought.link_index += 1
     fought.turn()
@@ -90,7 +109,7 @@ def test_a_link_that_is_made_anew_gets_everything_at_once() -> None:
 
 def test_a_new_wish_is_no_repair() -> None:
     fought = Fought()
-    fought.repairs(seconds=100)
+    fought.fight()
     for number in range(3 * AT_ONCE):
         fought.store.put(replace(B, node_ips=tuple(n.network_address for n in nets(f"192.0.2.{100 + number}/32"))))
         fought.now += 0.1
@@ -135,13 +154,16 @@ class Ruined(Bench):
         self.wanted = dict(self.tables["firewall"].content)
         self.chains = {item: lines for item, lines in self.wanted.items() if item.kind == "chain"}
 
-    def repairs(self, *ruins: Mapping[Any, Any], seconds: float) -> list[float]:
-        """When it was put back, though it was made one of these again at once, one after the other."""
-        end, found, left = self.now + seconds, [], cycle(ruins)
+    def repairs(self, *ruins: Mapping[Any, Any], seconds: float, every: float = 0.1) -> list[float]:
+        """The times at which it was restored, although each reconcile pass finds the next of `ruins` in its place."""
+        return run(self._repairs(cycle(ruins), self.now + seconds, every))
+
+    async def _repairs(self, left: Iterator[Mapping[Any, Any]], end: float, every: float) -> list[float]:
+        found = []
         while self.now < end:
-            self.now += 0.1
+            self.now += every
             content = self.tables["firewall"].content = dict(next(left))
-            self.turn()
+            await self.reconciler.turn()
             assert self.tables["firewall"].content in (self.wanted, content)  # never a part
             if self.tables["firewall"].content == self.wanted:
                 found.append(self.now)
@@ -152,11 +174,11 @@ class Ruined(Bench):
 def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(ruin: str) -> None:
     ruined = Ruined()
     left = ruined.chains if ruin == "sets" else {}
-    times = ruined.repairs(left, seconds=150)
+    times = [*ruined.repairs(left, seconds=50), *ruined.repairs(left, seconds=100, every=1)]
 
     assert len(times) < 150 / PRODUCTION.repair_pause_most + 15
-    assert times[AT_ONCE - 2] < 1
     assert times[-1] - times[-2] >= PRODUCTION.repair_pause_most
+    assert_ever_slower(times)
     ruined.tables["firewall"].content = dict(left)
     report = ruined.turn()
     assert [p.subject for p in report.problems] == ["table inet wigglenet"]
@@ -166,12 +188,14 @@ def test_a_firewall_that_is_fought_over_is_held_back_as_a_whole_and_named_once(r
 def test_a_firewall_that_is_ruined_in_another_way_each_time_is_held_back_as_well() -> None:
     ruined = Ruined()
 
-    assert len(ruined.repairs({}, ruined.chains, seconds=100)) < 100 / PRODUCTION.repair_pause_most + 15
+    times = [*ruined.repairs({}, ruined.chains, seconds=40), *ruined.repairs({}, ruined.chains, seconds=60, every=1)]
+
+    assert len(times) < 100 / PRODUCTION.repair_pause_most + 15
 
 
 def test_a_fight_over_the_firewall_delays_nothing_else() -> None:
     ruined = Ruined()
-    ruined.repairs({}, seconds=40)
+    ruined.repairs({}, seconds=40, every=0.5)
     for table in ("addresses", "routes", "peers", "sysctls"):
         ruined.tables[table].content = {}
     ruined.turn()
@@ -181,7 +205,7 @@ def test_a_fight_over_the_firewall_delays_nothing_else() -> None:
 
 def test_a_firewall_that_should_be_another_is_written_at_once_in_the_middle_of_a_fight() -> None:
     ruined = Ruined()
-    ruined.repairs({}, seconds=40)
+    ruined.repairs({}, seconds=40, every=0.5)
     ruined.store.put(node("c", pods="10.3.0.0/24", internal="192.0.2.3"))
     ruined.now += 0.1
     ruined.turn()

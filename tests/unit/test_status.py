@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.builders import config, ips, key, nets
+from tests.unit.commands import Ended, ended, started
 from wigglenet_operator import cli
 from wigglenet_operator.kernel.link import OwnLink
 from wigglenet_operator.model.desired import Device, Endpoint, Peer
@@ -301,19 +303,6 @@ def test_a_size_is_for_people(count: int, told: str) -> None:
     assert size(count) == told
 
 
-def ended(*arguments: str, program: str = "wigglenet-operator", **environment: str) -> tuple[object, str, str]:
-    """Exit status, output and errors of the command line."""
-    code = f"import sys; sys.argv = {[program, *arguments]!r}; from wigglenet_operator.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": "/nonexistent", **environment},
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 COMMANDS = ("run", "install-plugins", "plan", "status", "diff", "cleanup")
 
 
@@ -344,16 +333,18 @@ def test_wrong_arguments_end_with_2(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("command", "arguments", "environment", "told"),
     [
-        (("status",), {}, "kubeconfig: "),
-        (("status", "--kubeconfig", "/nowhere"), {"NODE_NAME": "a"}, "kubeconfig /nowhere: "),
-        (("status",), {"NODE_NAME": "a", "WIGGLENET_MTU": "7"}, "WIGGLENET_MTU"),
-        (("diff",), {}, "NODE_NAME"),
+        (started, ("status",), {}, "kubeconfig: "),  # the client library reads the environment when it is imported
+        (ended, ("status", "--kubeconfig", "/nowhere"), {"NODE_NAME": "a"}, "kubeconfig /nowhere: "),
+        (ended, ("status",), {"NODE_NAME": "a", "WIGGLENET_MTU": "7"}, "WIGGLENET_MTU"),
+        (ended, ("diff",), {}, "NODE_NAME"),
     ],
 )
-def test_wrong_settings_end_with_2_and_say_which(arguments: tuple[str, ...], environment: dict[str, str], told: str) -> None:
-    status, _, said = ended(*arguments, **environment)
+def test_wrong_settings_end_with_2_and_say_which(
+    command: Callable[..., Ended], arguments: tuple[str, ...], environment: dict[str, str], told: str
+) -> None:
+    status, _, said = command(*arguments, **environment)
 
     assert status == 2, said
     assert told in said
@@ -376,9 +367,7 @@ def test_a_cluster_that_is_not_reached_ends_with_3(tmp_path: Path) -> None:
     users = [{"name": "u", "user": {}}]
     file.write_text(json.dumps({"clusters": clusters, "contexts": contexts, "users": users, "current-context": "c"}))
 
-    for arguments, environment in ((("--kubeconfig", str(file)), {}), ((), {"KUBECONFIG": str(file)})):
-        status, _, said = ended("status", *arguments, **environment)
-
+    for status, _, said in (ended("status", "--kubeconfig", str(file)), started("status", KUBECONFIG=str(file))):
         assert status == 3, said
         assert "list Nodes: " in said
 
@@ -403,14 +392,14 @@ def test_json_on_a_terminal_is_only_json(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_agent_may_have_as_many_files_as_the_system_lets_it() -> None:
     code = """
-import resource, sys
+import resource, sys, types
 from wigglenet_operator import cli
-from wigglenet_operator.agent import run
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 async def told(*_):
     print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
-run.run = told
+sys.modules["wigglenet_operator.agent.run"] = types.SimpleNamespace(run=told)  # without what an agent imports
+sys.modules["wigglenet_operator.kube.access"] = types.SimpleNamespace(ApiAccess=dict)
 sys.argv = ["wigglenet-operator", "run"]
 cli.main()
 """
@@ -447,16 +436,18 @@ def test_an_answer_that_cannot_be_written_is_no_answer() -> None:
 def test_help_and_status_import_no_client_library() -> None:
     """Each of these costs from 0.1 to 0.5 s."""
     heavy = {"kubernetes_asyncio", "aiohttp", "kopf", "pyroute2", "yaml", "prometheus_client"}
-    for module in ("cli", "show.look", "show.node", "show.status"):
-        code = f"import wigglenet_operator.{module}, sys; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert not heavy & {*done.stdout.split()}, module
+    modules = ("cli", "show.look", "show.node", "show.status")
+    code = f"import sys, importlib\nfor m in {modules}: importlib.import_module('wigglenet_operator.' + m); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    for module, imported in zip(modules, done.stdout.splitlines(), strict=True):
+        assert f"wigglenet_operator.{module}" in imported.split()
+        assert not heavy & {*imported.split()}, f"{module}, or one before"
 
 
 def test_what_went_wrong_steers_no_terminal(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text("\x1b]0;title\x07")
-
     nodes = str(GOLDEN.parents[1] / "examples/three-nodes.yaml")
 
     for arguments in (("status", "--kubeconfig", str(file)), ("plan", nodes, "--node", "a\x1b[2J")):
