@@ -31,7 +31,9 @@ from tests.lab.secrets import search
 from tests.lab.underlay import UNDERLAY, Plug, Router, Segment, Wire, plug
 from wigglenet_operator.model.facts import WireGuardKind
 
-API_ADDRESS = "198.51.100.1"
+API_ADDRESS, API_MAC = "198.51.100.1", "02:00:00:00:00:01"
+"""The bridge has a fixed hardware address. Otherwise it takes the lowest one of its ports, which may change when a node joins;
+nodes that have just resolved the former one would not reach the API server for half a minute."""
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 ApiKind = Literal["embedded", "kube"]
 
@@ -48,7 +50,7 @@ class Lab(Mesh[Pod]):
         try:
             self.add_segment(UNDERLAY)
             self.place.batch(
-                "link add mgmt type bridge mcast_snooping 0",
+                f"link add mgmt address {API_MAC} type bridge mcast_snooping 0",
                 f"addr add {API_ADDRESS}/24 dev mgmt",
                 "link set mgmt up",
             )
