@@ -61,6 +61,13 @@ class Pod:
         """Whether one echo is answered in time; `size` is that of the IP packet, sent unfragmented."""
         return self._ping(address, size, seconds).returncode == 0
 
+    def round_trip(self, address: IPAddress) -> float:
+        """How many seconds the first answered echo took."""
+        done = eventually(
+            lambda: re.search(r"time=([\d.]+) ms", self._ping(address, None, 5).stdout), what="an echo is answered"
+        )
+        return float(done.group(1)) / 1000 if done else 0.0
+
     def told_too_long(self, address: IPAddress, *, size: int) -> int:
         """What a ping of that size, sent unfragmented, is told to fit: an MTU in bytes; 0 if it is told nothing."""
         done = self._ping(address, size, 1.0)

@@ -39,8 +39,9 @@ time.time = shifted_time
 """
 """A sitecustomize.py: the clock of the agent is wrong by the seconds in the file `offset`."""
 WITHOUT_MEMORY = f'#!/bin/sh\nulimit -v 1000\nexec {NFT} "$@"\n'
-FULL = "mount -t tmpfs -o size=4k none {0}; head -c 4096 /dev/zero > {0}/junk"
-"""Mounts a file system without a free page."""
+FULL = "mkdir -p /run/full{0}; mount -t tmpfs -o size=4k none /run/full{0}; head -c 4096 /dev/zero > /run/full{0}/junk;"
+FULL += " mount --bind /run/full{0} {0}"
+"""Mounts a file system without a free page, which is full before the agent can write to it."""
 TURNS, REQUESTS = "wigglenet_turns_total", "wigglenet_api_requests_total"
 ORPHAN = "unreachable 10.250.0.0/24 proto 157 metric 4294967295"
 """The unreachable route of a removed Node; the agent keeps it for 10 minutes."""

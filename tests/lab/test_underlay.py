@@ -62,7 +62,7 @@ def test_a_transfer_completes_over_a_link_that_loses_and_dawdles(empty_lab: Lab)
     a, b = lab.pods()
     content = secrets.token_bytes(1_000_000)
 
-    assert not any(a.pings(b.addresses[4], seconds=1.5 * LOSSY.delay_ms / 1000) for _ in range(5)), "the link does not dawdle"
+    assert a.round_trip(b.addresses[4]) >= 2 * LOSSY.delay_ms / 1000, "the link does not dawdle"
     stream = a.stream(b.addresses[6])
     with ThreadPoolExecutor(4) as pool:
         transfers = [
