@@ -76,14 +76,19 @@ def talks(one: socket.socket, other: socket.socket) -> bool:
     return (other.recv(100), one.recv(100)) == (b"there", b"and back")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("version", [4, 6])
 def test_connections_outlive_a_change_of_the_rules(topology: Topology, version: int) -> None:
     topology.configure(masqueraded=BOTH, filtered=NONE)
     with connected(topology, "outside", "a1", version) as inward, connected(topology, "a1", "outside", version) as outward:
         topology.configure(masqueraded=NONE, filtered=BOTH)
 
-        assert talks(*inward)
-        assert talks(*outward)
+        try:
+            assert talks(*inward)
+            assert talks(*outward)
+        except OSError as error:
+            error.add_note(topology.hosts["node a"].place.run("conntrack", "-L", "-p", "tcp", "--dport", "9090"))
+            raise
         assert heard(topology, "outside", "a1", version, hopeless=True).source == ""
         assert heard(topology, "a1", "outside", version).source == "a1"
 

@@ -39,6 +39,7 @@ def fourth(lab: Lab) -> Iterator[tuple[LabNode, Pod]]:
         lab.remove_node("d")
 
 
+@pytest.mark.alone
 def test_a_joining_nodes_pod_reaches_all_others_soon_after_its_annotations_appear(
     lab: Lab, fourth: tuple[LabNode, Pod]
 ) -> None:

@@ -1,11 +1,13 @@
 """The agent's timers as the tests set them: short where a test would otherwise wait for one, else those of production.
 
-With LAB_REAL_TIME=1 in the environment they are those of production; `nox -s long` runs the tests of each timer so.
+With LAB_REAL_TIME=1 in the environment, or on an emulated machine, they are those of production; `nox -s long` runs the tests
+of each timer so.
 """
 
 import os
 from dataclasses import asdict, replace
 
+from tests.lab.wait import SLOWNESS
 from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 
@@ -30,7 +32,7 @@ SHORT = replace(
     departed_node=8.0,
     connect=3.0,
     answer=4.0,
-    request=2.0,
+    request=5.0,
     request_retry=0.3,
     request_retry_most=2.0,
     watch_stable=8.0,
@@ -45,7 +47,7 @@ SHORT = replace(
     device=2.0,
     listen_retry=0.5,
 )
-LAB = PRODUCTION if REAL_TIME else SHORT
+LAB = PRODUCTION if REAL_TIME or SLOWNESS > 1 else SHORT
 """Of agents in the lab."""
 QUICK = PRODUCTION if REAL_TIME else scaled(PRODUCTION, 0.05)
 """Of agents in the process of a test, which have neither a kernel nor a busy machine to wait for."""
