@@ -138,21 +138,26 @@ def _run(arguments: argparse.Namespace) -> int:
     from wigglenet_operator.settings import read_settings  # a wrong setting is told before a second of imports
 
     settings = read_settings(os.environ)
+    from wigglenet_operator import logs
+
+    logs.setup()
+    slow = logs.report_slow_start(arguments.timing.start)
     import asyncio
     import logging
     import resource
 
-    from wigglenet_operator import logs
     from wigglenet_operator.agent.run import run
     from wigglenet_operator.kube.access import ApiAccess
 
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as Go's programs do: strangers at a port must not use up 1,024
-    logs.setup()
     for warning in settings.warnings():
         logging.getLogger(__name__).warning(warning)
     access = ApiAccess(host=settings.KUBERNETES_SERVICE_HOST, port=settings.KUBERNETES_SERVICE_PORT, timing=arguments.timing)
-    asyncio.run(run(replace(settings.config(), timing=arguments.timing), access))
+    try:
+        asyncio.run(run(replace(settings.config(), timing=arguments.timing), access, started=slow.cancel))
+    finally:
+        slow.cancel()
     return DONE
 
 

@@ -4,9 +4,12 @@ import json
 import logging
 import re
 import sys
+import threading
+import traceback
 from datetime import UTC, datetime
 from typing import IO
 
+log = logging.getLogger(__name__)
 QUIET = ("kopf", "kubernetes_asyncio", "pyroute2", "aiohttp", "asyncio")
 """Libraries that are heard from WARNING on: Kopf alone tells of each event."""
 
@@ -60,3 +63,22 @@ def setup(stream: IO[str] = sys.stderr) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger(NO_SIGNALS).setLevel(logging.ERROR)
     logging.getLogger(BAD_REQUESTS).setLevel(logging.CRITICAL)
+
+
+def report_slow_start(seconds: float) -> threading.Timer:
+    """Log a warning after this time that says where in the code the calling thread is; `cancel` the result before.
+
+    A start can hang on the import of modules from a slow disk, on a kernel that loads a module for a netlink family, or on the
+    disk of the key file; without this the log would be empty.
+    """
+    thread = threading.get_ident()
+
+    def report() -> None:
+        frame = sys._current_frames().get(thread)  # noqa: SLF001 - the documented way to see another thread
+        where = "".join(traceback.format_stack(frame)) if frame else "an unknown place"
+        log.warning("the agent has not started after %g s; it is at:\n%s", seconds, where)
+
+    timer = threading.Timer(seconds, report)
+    timer.daemon = True
+    timer.start()
+    return timer

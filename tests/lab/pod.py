@@ -64,7 +64,9 @@ class Pod:
     def round_trip(self, address: IPAddress) -> float:
         """How many seconds the first answered echo took."""
         done = eventually(
-            lambda: re.search(r"time=([\d.]+) ms", self._ping(address, None, 5).stdout), what="an echo is answered"
+            lambda: re.search(r"time=([\d.]+) ms", self._ping(address, None, 5).stdout),
+            what="an echo is answered",
+            seconds=30,
         )
         return float(done.group(1)) / 1000 if done else 0.0
 

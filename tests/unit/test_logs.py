@@ -9,7 +9,8 @@ from aiohttp import ClientResponseError, RequestInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from wigglenet_operator.logs import JsonFormatter, TextFormatter, setup
+from tests.lab.wait import eventually
+from wigglenet_operator.logs import JsonFormatter, TextFormatter, report_slow_start, setup
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6Ii1hIn0.eyJhdWQiOlsiaHR0cHM6Ly9rdWJlIl19.c2lnbmF0dXJl-_x"  # noqa: S105 - nobody's
 
@@ -56,3 +57,20 @@ def test_a_file_gets_an_object_a_line(tmp_path: Path) -> None:
 
     assert list(json.loads(line)) == ["time", "level", "logger", "message"]
     assert json.loads(line)["message"] == "two\nlines"
+
+
+def test_a_start_that_hangs_says_where(caplog: pytest.LogCaptureFixture) -> None:
+    def open_the_key_of_a_broken_disk() -> str:
+        return eventually(lambda: next((m for m in caplog.messages if "has not started" in m), ""), what="a warning")
+
+    report_slow_start(0.01)
+
+    assert "open_the_key_of_a_broken_disk" in open_the_key_of_a_broken_disk()
+
+
+def test_a_start_in_time_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    timer = report_slow_start(0.01)
+    timer.cancel()
+    timer.join()
+
+    assert not caplog.messages

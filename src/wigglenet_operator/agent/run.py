@@ -47,8 +47,11 @@ YOUNG = 1
 """The youngest generations of Python's `gc`, which hold what a turn has made."""
 
 
-async def run(config: AgentConfig, access: ApiAccess) -> None:
-    """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start, KernelError if another agent is at work."""
+async def run(config: AgentConfig, access: ApiAccess, *, started: Callable[[], None] = lambda: None) -> None:
+    """Serve this node until SIGTERM or SIGINT; ConfigError if it cannot start, KernelError if another agent is at work.
+
+    `started` is called when nothing is left that the start could hang on.
+    """
     gc.set_threshold(*COLLECTION)
     async with AsyncExitStack() as stack:
         stack.enter_context(only_agent(config.link))
@@ -57,7 +60,7 @@ async def run(config: AgentConfig, access: ApiAccess) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await Agent(config, mesh, api, access).serve(stopped)
+        await Agent(config, mesh, api, access).serve(stopped, started)
 
 
 class Agent:
@@ -103,13 +106,14 @@ class Agent:
         self._last = WAITING
         self._unreadable: dict[NodeUID, Problem] = {}
 
-    async def serve(self, stopped: asyncio.Event) -> None:
+    async def serve(self, stopped: asyncio.Event, started: Callable[[], None] = lambda: None) -> None:
         """Run every task until `stopped` is set; the kernel's state stays when they end."""
         log.info(
             "started version=%s node=%s masquerade=%s filter=%s network_policy=not-yet mesh=%s",
             *(__version__, self._config.node_name, _versions(self._config.masqueraded)),
             *(_versions(self._config.filtered), self._mesh.started()),
         )
+        started()
         with self._server.serving():
             await self._work(stopped)
 

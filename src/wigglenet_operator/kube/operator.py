@@ -273,15 +273,21 @@ class _Life:
             return
         registry = kopf.OperatorRegistry()
         register(registry, self._recorder)
+        sessions: list[aiohttp.ClientSession] = []  # Kopf closes its own only if it ends in good order
 
         @kopf.on.login(registry=registry)
         async def login(**_: object) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=self._line.session(self._access))
+            sessions.append(self._line.session(self._access))
+            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=sessions[-1])
 
-        await kopf.operator(
-            registry=registry,
-            settings=operator_settings(self._timing),
-            clusterwide=True,
-            standalone=True,
-            identity=IDENTITY,  # else Kopf asks DNS, in this thread, and each watch waits for a server that does not answer
-        )
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=operator_settings(self._timing),
+                clusterwide=True,
+                standalone=True,
+                identity=IDENTITY,  # else Kopf asks DNS, in this thread, and each watch waits for a server that does not answer
+            )
+        finally:
+            for session in sessions:
+                await session.close()

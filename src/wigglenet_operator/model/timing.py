@@ -11,6 +11,11 @@ from dataclasses import dataclass
 class Timing:
     """Seconds, unless a field says something else."""
 
+    # The start: cli.py and logs.py
+
+    start: float = 10.0
+    """For the start of the agent; after this time it logs where it hangs."""
+
     # The reconcile loop: agent/loop.py and agent/run.py
 
     pass_interval: float = 0.1
