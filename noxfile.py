@@ -25,8 +25,8 @@ ENVIRONMENT = HERE / ".nox/shared"
 SIDE_BY_SIDE = ("--dist", "loadgroup", "--no-loadscope-reorder", "-n")
 """Workers of pytest; tests of one lab share a group (tests/conftest.py). The numbers are the best of those that were measured
 on two cores (tests/TIMES.md): labs wait much, unit tests never."""
-REAL_TIME = ("mesh", "life", "problems", "degraded", "condition", "endpoints", "outage", "api_faults", "health", "status")
-"""Lab tests that wait for timers of the agent."""
+REAL_TIME = ("tests/contract/test_outages.py", "tests/lab/test_endpoints.py", "tests/lab/test_api_faults.py")
+"""Tests that wait for timers of the agent, and that the real API server leaves out."""
 ABOUT_PACKETS = ("faults", "cloud", "firewall", "flows", "mtu", "underlay")
 """Lab tests that are about packets: an API server of another kind makes no difference."""
 ABOUT_ONE_NODE = ("endpoints", "sources", "modes", "families", "reboot", "health", "secrets")
@@ -104,14 +104,12 @@ def long(session: nox.Session) -> None:
     """Run what waits for production's timers, a long soak, and contract and lab on the real API server: root."""
     prepare(session, "etcd-server")
     run(session, "python", "-m", "tests.lab.api.kube_binary")
-    timed = [f"tests/lab/test_{name}.py" for name in REAL_TIME]
-    outages = "tests/contract/test_outages.py"
-    others_first = ("-m", "not alone", *SIDE_BY_SIDE)
-    run(session, "pytest", outages, *timed, *others_first, "4", *session.posargs, LAB_REAL_TIME="1")
-    run(session, "pytest", "tests/lab/test_soak.py", "--soak", "60", *session.posargs)
     others = [f"--ignore=tests/lab/test_{name}.py" for name in (*ABOUT_PACKETS, *ABOUT_ONE_NODE, "soak")]
-    run(session, "pytest", "tests/contract", "tests/lab", "--api", "kube", *others, *others_first, "2", *session.posargs)
-    run(session, "pytest", "tests/lab", "--api", "kube", *others, "-m", "alone", *session.posargs)
+    kube = ("tests/contract", "tests/lab", "--api", "kube", *others)
+    run(session, "pytest", *REAL_TIME, *SIDE_BY_SIDE, "4", *session.posargs, LAB_REAL_TIME="1")
+    run(session, "pytest", "tests/lab/test_soak.py", "--soak", "60", *session.posargs)
+    run(session, "pytest", *kube, "-m", "not alone", *SIDE_BY_SIDE, "2", *session.posargs, LAB_REAL_TIME="1")
+    run(session, "pytest", *kube, "-m", "alone", *session.posargs, LAB_REAL_TIME="1")
 
 
 @nox.session(default=False)

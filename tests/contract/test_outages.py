@@ -17,6 +17,8 @@ from tests.lab.timing import QUICK
 from tests.lab.wait import eventually
 from wigglenet_operator.model.timing import Timing
 
+pytestmark = pytest.mark.embedded
+
 
 class InProcessScene(Scene):
     """An agent in this process, in the place of node a."""
