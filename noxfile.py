@@ -108,6 +108,7 @@ def long(session: nox.Session) -> None:
     kube = ("tests/contract", "tests/lab", "--api", "kube", *others)
     run(session, "pytest", *REAL_TIME, *SIDE_BY_SIDE, "4", *session.posargs, LAB_REAL_TIME="1")
     run(session, "pytest", "tests/lab/test_soak.py", "--soak", "60", *session.posargs)
+    run(session, "python", "-m", "tests.bench.links")
     run(session, "pytest", *kube, "-m", "not alone", *SIDE_BY_SIDE, "2", *session.posargs, LAB_REAL_TIME="1")
     run(session, "pytest", *kube, "-m", "alone", *session.posargs, LAB_REAL_TIME="1")
 
@@ -174,6 +175,7 @@ def bench(session: nox.Session) -> None:
     run(session, "python", "-m", "tests.bench.plan")
     run(session, "python", "-m", "tests.bench.metrics")
     run(session, "python", "-m", "tests.bench.status")
+    run(session, "python", "-m", "tests.bench.links")
 
 
 @nox.session(default=False)
