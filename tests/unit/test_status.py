@@ -396,7 +396,7 @@ import resource, sys, types
 from wigglenet_operator import cli
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-async def told(*_):
+async def told(*_, **__):
     print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 sys.modules["wigglenet_operator.agent.run"] = types.SimpleNamespace(run=told)  # without what an agent imports
 sys.modules["wigglenet_operator.kube.access"] = types.SimpleNamespace(ApiAccess=dict)
