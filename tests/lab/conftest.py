@@ -1,4 +1,4 @@
-"""Clusters on the API server and the WireGuard that were chosen: one of three nodes for many tests, and empty ones."""
+"""Clusters on the API server and the WireGuard that were chosen: one of three nodes for the tests of a file, and empty ones."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.lab.secrets import leaks
 from wigglenet_operator.model.facts import WireGuardKind
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(api_kind: ApiKind, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Nodes a, b and c with agents, their pods in touch with each other."""
     with Lab(api=api_kind, wireguard=WireGuardKind(request.config.getoption("--wireguard"))) as made:
