@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.agent import InProcess
 from tests.lab.faults.fault import Fault
-from tests.lab.faults.outages import KEY, ROWS, SILENT, ApiRow, Scene, add_node, announce, rejoin
+from tests.lab.faults.outages import KEY, ROWS, SILENT, ApiRow, Scene, add_node, announce, outlive, rejoin
 from tests.lab.lab import Lab
 from tests.lab.timing import QUICK
 from tests.lab.wait import eventually
@@ -55,17 +55,7 @@ def scene() -> Iterator[InProcessScene]:
 def test_after_a_fault_the_agent_is_the_same_and_knows_the_nodes_and_has_not_asked_too_much(
     scene: InProcessScene, row: ApiRow
 ) -> None:
-    agent = scene.agent()
-    met, requests, connections, began = row.met(scene), scene.requests(), scene.connections(), time.monotonic()
-    with row.fault.injected(scene.lab, scene.a):
-        eventually(lambda: row.met(scene) > met, what="the agent has met the fault", seconds=30)
-        row.meanwhile(scene.lab, scene.a)
-        eventually(lambda: row.met(scene) >= met + row.times, what=f"the agent has met it {row.times} times", seconds=90)
-        asked = max(scene.requests() - requests, scene.connections() - connections)
-        lasted = time.monotonic() - began
-    scene.recover(seconds=60)
-    assert scene.agent() is agent
-    assert asked <= scene.most_requests(lasted), f"{asked} requests in {lasted:.1f} s"
+    outlive(scene, row)
 
 
 @pytest.mark.parametrize("fault", SILENT, ids=[fault.name for fault in SILENT])

@@ -3,12 +3,11 @@
 The lab has one real node, `a`, and the embedded server whatever `--api` says, because a real server does not fail on request.
 """
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.faults.outages import KEY, ROWS, ApiRow, Scene, add_node
+from tests.lab.faults.outages import KEY, ROWS, ApiRow, Scene, add_node, outlive
 from tests.lab.lab import Lab
 from tests.lab.node import LOG
 from tests.lab.wait import eventually
@@ -58,17 +57,7 @@ def scene(only_scene: LabScene) -> LabScene:
 def test_after_a_fault_the_agent_is_the_same_and_knows_the_nodes_and_has_not_asked_too_much(
     scene: LabScene, row: ApiRow
 ) -> None:
-    agent = scene.agent()
-    met, requests, connections, began = row.met(scene), scene.requests(), scene.connections(), time.monotonic()
-    with row.fault.injected(scene.lab, scene.a):
-        eventually(lambda: row.met(scene) > met, what="the agent has met the fault", seconds=30)
-        row.meanwhile(scene.lab, scene.a)
-        eventually(lambda: row.met(scene) >= met + row.times, what=f"the agent has met it {row.times} times", seconds=90)
-        asked = max(scene.requests() - requests, scene.connections() - connections)
-        lasted = time.monotonic() - began
-    scene.recover(seconds=60)
-    assert scene.agent() == agent
-    assert asked <= scene.most_requests(lasted), f"{asked} requests in {lasted:.1f} s"
+    outlive(scene, row)
 
 
 def test_after_a_long_refusal_a_new_token_is_used_and_the_annotations_of_a_new_node_are_back_at_once(scene: LabScene) -> None:

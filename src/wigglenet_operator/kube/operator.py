@@ -107,7 +107,7 @@ class Line:
         self.spoke = clock()
         """When something was asked or answered, whichever operator it was."""
         self.failing_since: float | None = None
-        """Since when every request was refused, or is not answered; None if the last one was."""
+        """Since when every request was refused, or was not answered; None if the last one was."""
         self.refused = 0
         """The HTTP status of the last refusal since then, 0 if nobody answered."""
         self._budget, self._held = Budget(timing.request_burst * timing.request_interval, clock), float("-inf")
@@ -277,6 +277,7 @@ class _Life:
 
         @kopf.on.login(registry=registry)
         async def login(**_: object) -> kopf.AiohttpSession:
+            sessions[:] = [session for session in sessions if not session.closed]  # after each 401 Kopf logs in again
             sessions.append(self._line.session(self._access))
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=sessions[-1])
 

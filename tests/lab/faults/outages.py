@@ -5,6 +5,7 @@ again as Node `x`, with the networks and addresses of `y`. So `a` has `y` as its
 and then `x`, however long an agent keeps the facts of a deleted Node.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -191,3 +192,18 @@ SILENT = (
     Fault("a watch tells nothing and says that it is up to date", misbehave(silent_watch(bookmarks=True)), repair=behave),
     Fault("a watch tells of no deletion", misbehave(loses_deletions()), repair=behave),
 )
+
+
+def outlive(scene: Scene, row: ApiRow) -> None:
+    """Inject the fault: the agent must meet it, stay the same, converge to the Nodes, and not send too many requests."""
+    agent = scene.agent()
+    met, requests, connections, began = row.met(scene), scene.requests(), scene.connections(), time.monotonic()
+    with row.fault.injected(scene.lab, scene.a):
+        eventually(lambda: row.met(scene) > met, what="the agent has met the fault", seconds=30)
+        row.meanwhile(scene.lab, scene.a)
+        eventually(lambda: row.met(scene) >= met + row.times, what=f"the agent has met it {row.times} times", seconds=90)
+        asked = max(scene.requests() - requests, scene.connections() - connections)
+        lasted = time.monotonic() - began
+    scene.recover(seconds=60)
+    assert scene.agent() == agent
+    assert asked <= scene.most_requests(lasted), f"{asked} requests in {lasted:.1f} s"
