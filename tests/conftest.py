@@ -53,11 +53,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent == config.rootpath / "tests/lab":
-            of_its_own = "empty_lab" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if of_its_own else item.path.stem))
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    of_lab = [item for item in items if item.path.parent == config.rootpath / "tests/lab"]
+    for item in of_lab:
+        of_its_own = "empty_lab" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if of_its_own else item.path.stem))
+    of_lab.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    items[:] = [*of_lab, *(item for item in items if item.path.parent != config.rootpath / "tests/lab")]
     absent = {"embedded": "kube", "kube": "embedded", "kernel": "userspace_wireguard", "userspace": "kernel_wireguard"}
     unwanted = {absent.get(config.getoption(option)) for option in ("--api", "--wireguard")}
     left_out = [item for item in items if unwanted & {mark.name for mark in item.iter_markers()}]

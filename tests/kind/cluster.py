@@ -264,8 +264,8 @@ class Probe(ABC):
             return set()
 
     def stream(self, address: IPAddress) -> "Background":
-        """Echo requests every 10 ms until it is stopped."""
-        return Background(self, f"{self.name} -> {address}", "ping", "-n", "-i", "0.01", str(address))
+        """Echo requests every 20 ms until it is stopped."""
+        return Background(self, f"{self.name} -> {address}", "ping", "-n", "-i", "0.02", str(address))
 
     def talk(self, address: IPAddress, port: int = 8080) -> "Background":
         """A TCP connection in use until it is stopped; `said` tells what became of it."""

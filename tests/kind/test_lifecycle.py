@@ -13,7 +13,7 @@ from tests.lab.wait import eventually
 
 @contextlib.contextmanager
 def unbroken(cluster: Cluster) -> Iterator[None]:
-    """Echoes every 10 ms and an open connection over every pair of pods; none lost, none broken."""
+    """Echoes every 20 ms and an open connection over every pair of pods; none lost, none broken."""
     talks = [one.talk(other.addresses[version]) for one, other, version in cluster.pairs()]
     with cluster.no_loss():
         yield

@@ -162,7 +162,7 @@ LINKS_AND_KEY = (
     ),
     not_after_restart(
         Code.KeyFileReplaced,
-        Fault("the key file is replaced", run(f"wg genkey > /run/key; mv /run/key {KEY}"), run(f"rm {KEY}")),
+        Fault("the key file is replaced", run(f"wg genkey > {KEY}.new && mv {KEY}.new {KEY}"), run(f"rm {KEY}")),
     ),
 )
 SETTINGS_AND_PROGRAMS = (
