@@ -33,8 +33,8 @@ from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.facts import ForeignRoute, HostFacts, NodeFacts, NodeName, Version
 from wigglenet_operator.model.ruleset import FAMILY, TABLE, Ruleset
 from wigglenet_operator.plan.claims import plan_ownership
-from wigglenet_operator.plan.desired import plan
-from wigglenet_operator.plan.firewall import plan_firewall, plan_zones
+from wigglenet_operator.plan.firewall import plan_firewall, plan_local_zones, plan_node_zones
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.tunnel import plan_families
 
 NODES = 5000
@@ -201,7 +201,10 @@ def load() -> None:
     routes = facts().foreign_routes
     families = plan_families(known[0], ownership, allowed=CONFIG.endpoint_versions)
     shares: dict[str, Callable[[], object]] = {
-        "zones and rules": lambda: plan_firewall(CONFIG, plan_zones(known, known[0], ownership, routes, families)),
+        "zones and rules": lambda: [
+            plan_firewall(CONFIG, plan_local_zones(known[0], ownership, routes)),
+            *(plan_firewall(CONFIG, plan_node_zones(each, ownership, families)) for each in known),
+        ],
         "diff": lambda: diff({}, ruleset),
         "text of all of it": lambda: render_changes({}, diff({}, ruleset)),
         "diff of what is as it should be": lambda: diff(ruleset, {**ruleset}),

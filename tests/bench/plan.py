@@ -18,8 +18,8 @@ from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, host_network
-from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
-from wigglenet_operator.plan.planner import Planner
+from wigglenet_operator.plan.desired import Memory, Plan, settle
+from wigglenet_operator.plan.planner import Planner, plan
 
 SIZES = (100, 1000, 5000)
 USUAL = 1000

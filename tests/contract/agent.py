@@ -37,10 +37,10 @@ class FakeMesh:
     def started(self) -> str:
         return "nothing"
 
-    def work(self, _: Callable[[], None]) -> list[Coroutine[Any, Any, None]]:
+    def work(self, _: Callable[[frozenset[str]], None]) -> list[Coroutine[Any, Any, None]]:
         return []
 
-    async def look(self, _: ClusterState) -> HostFacts:
+    async def look(self, cluster: ClusterState, *, resync: bool) -> HostFacts:  # noqa: ARG002 - as Look has them
         return host("a")
 
 

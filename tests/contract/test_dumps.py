@@ -17,7 +17,7 @@ from tests.lab.namespaces import Place
 from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.steps import observe
 from wigglenet_operator.kernel.addresses import Address, dump_addresses
-from wigglenet_operator.kernel.link import dump_mtus
+from wigglenet_operator.kernel.link import dump_links
 from wigglenet_operator.kernel.routes import RTM_F_FIB_MATCH, look_up_routes
 
 
@@ -56,14 +56,19 @@ def test_the_mtus_of_links_are_those_that_pyroute2_reads(crowded: Place) -> None
     with crowded.network():
         with IPRoute() as route:
             links = route.get_links()
-        mtus = dump_mtus()
+        found = {link.number: link for link in dump_links()}
 
     v6 = ("IFLA_AF_SPEC", "AF_INET6", "IFLA_INET6_CONF")
     expected = {(link["index"], 4): attribute(link, "IFLA_MTU") for link in links}
     expected |= {
         (link["index"], 6): conf["mtu"] if (conf := attribute(link, *v6)) else attribute(link, "IFLA_MTU") for link in links
     }
+    mtus = {(number, version): link.mtus[version == 6] for number, link in found.items() for version in (4, 6)}
     assert mtus == expected
+    assert {number: link.name for number, link in found.items()} == {
+        link["index"]: attribute(link, "IFLA_IFNAME") for link in links
+    }
+    assert {number for number, link in found.items() if link.up} == {link["index"] for link in links if link["flags"] & 1}
     assert len({*mtus.values()}) >= 3, "the links are too much alike to prove anything"
 
 
@@ -135,7 +140,7 @@ def left_behind(place: Place) -> int:
         async with Mesh.watched(config(), PRIVATE.public) as mesh:
 
             async def one() -> None:
-                await observe(mesh.tables())
+                await observe(mesh.tables(), mesh.tables())
                 await mesh.look(seen)
 
             await one()  # fills caches

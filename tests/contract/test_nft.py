@@ -41,8 +41,8 @@ from wigglenet_operator.model.facts import (
     NodeUID,
 )
 from wigglenet_operator.model.ruleset import Content, Item, Ruleset, element_text
-from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.firewall import FORWARD, POSTROUTING, Zones, outermost, plan_firewall
+from wigglenet_operator.plan.planner import plan
 
 T = TypeVar("T")
 PLANS = 10_000

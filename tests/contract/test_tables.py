@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import ips, key, nets
+from tests.builders import key, nets
 from tests.contract.tables import LINK, PRIVATE, Bench, Table, brought_to, peer, real
 from tests.lab.namespaces import Place
 from tests.lab.wait import eventually
 from wigglenet_operator.errors import KernelError, MissingLink
-from wigglenet_operator.kernel import rtnl as rtnl_module
-from wigglenet_operator.kernel.link import dump_mtus
-from wigglenet_operator.kernel.rtnl import Rtnl
+from wigglenet_operator.kernel.network import NodeNetwork
 from wigglenet_operator.kernel.sysctls import SysctlTable
 from wigglenet_operator.model.changes import diff
 from wigglenet_operator.model.desired import Device, Link, Route, RouteKey, RouteKind
@@ -155,101 +153,6 @@ def test_an_address_that_cannot_be_written_does_not_stop_the_others(wireguard: P
     Bench(wireguard, real("addresses", wireguard)).run(write)
 
 
-def test_an_address_of_a_link_that_was_not_listed_yet_is_passed_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 up", "addr add 192.0.2.1/24 dev eth0")
-    monkeypatch.setattr(rtnl_module, "dump_mtus", lambda: {(1, 4): 65536})  # the newest link is not listed yet
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-            assert rtnl.path_mtus(ips("192.0.2.1")) == ({}, None)
-
-    with place.network():
-        asyncio.run(look())
-
-
-def test_without_an_own_address_the_default_routes_link_tells_the_underlay(place: Place) -> None:
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
-    place.batch("addr add 192.0.2.1/24 dev eth0", "route add default via 192.0.2.254")
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-            assert rtnl.path_mtus(ips("203.0.113.1")) == ({ips("203.0.113.1")[0]: 1450}, 1450)
-
-    with place.network():
-        asyncio.run(look())
-
-
-def test_links_that_come_and_go_do_not_disturb_a_look_at_the_paths(place: Place) -> None:
-    """As pods do; the kernel's lists of links and of addresses are not of the same instant."""
-    churn = "while :; do ip link add e0 type veth peer name e1; ip addr add 10.9.0.1/32 dev e0; ip link del e0; done"
-    place.popen("sh", "-c", churn, log="/run/churn.log")
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
-    place.batch("addr add 192.0.2.1/24 dev eth0", "route add 198.18.0.0/24 dev eth0 mtu 1400")
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-            for _ in range(150):
-                rtnl.forget_paths()
-                assert rtnl.path_mtus(ips("192.0.2.1 192.0.2.2 198.18.0.1 203.0.113.1")) == (
-                    {ips("192.0.2.2")[0]: 1450, ips("198.18.0.1")[0]: 1400},
-                    1450,
-                )
-
-    with place.network():
-        asyncio.run(look())
-
-
-def test_all_addresses_of_a_link_are_found_but_those_that_pass(place: Place) -> None:
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up")
-    place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 192.0.2.2/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
-    place.batch("addr add 2001:db8::2/64 dev eth0 nodad preferred_lft 0", "addr add 169.254.9.9/16 scope link dev eth0")
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-            found = rtnl.global_addresses(("eth0", "eth7"))
-            assert {name: {*some} for name, some in found.items()} == {"eth0": {*ips("192.0.2.1 192.0.2.2 2001:db8::1")}}
-
-    with place.network():
-        asyncio.run(look())
-
-
-def test_of_ipv6_a_link_carries_what_was_advertised(place: Place) -> None:
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
-    place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
-    place.run("sysctl", "-qw", "net.ipv6.conf.eth0.mtu=1400")  # as the kernel does when it hears of it
-    four, six = ips("192.0.2.2 2001:db8::2")
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-            assert rtnl.path_mtus((four, six)) == ({four: 1450, six: 1400}, None)
-
-    with place.network():
-        asyncio.run(look())
-
-
-def test_what_was_forgotten_during_a_look_is_asked_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The underlay shrinks, and says so, when the links have been listed and the paths not yet looked up; once."""
-    place.batch("link add eth0 type veth peer name eth1", "link set eth0 mtu 1450 up", "link set eth1 up")
-    place.batch("addr add 192.0.2.1/24 dev eth0")
-
-    async def look() -> None:
-        async with Rtnl(LINK) as rtnl:
-
-            def overtaken() -> dict[tuple[int, int], int]:
-                monkeypatch.undo()
-                listed = dump_mtus()
-                place.batch("link set eth0 mtu 1400")
-                rtnl.forget_paths()
-                return listed
-
-            monkeypatch.setattr(rtnl_module, "dump_mtus", overtaken)
-            rtnl.path_mtus(ips("192.0.2.2"))
-            assert rtnl.path_mtus(ips("192.0.2.2")) == ({ips("192.0.2.2")[0]: 1400}, None)
-
-    with place.network():
-        asyncio.run(look())
-
-
 def test_without_a_single_route_the_listing_is_empty(place: Place) -> None:
     """The kernel makes the main table with its first route, and `lo` has not been up here."""
     listing = "from wigglenet_operator.kernel.routes import dump_routes; print(dump_routes(kind=7))"
@@ -287,14 +190,14 @@ def test_an_advertised_default_route_outlives_that_this_node_becomes_a_router(pl
         place.run("sysctl", "-qw", "net.ipv6.conf.eth9.accept_ra=1")
 
     async def become_a_router() -> None:
-        async with Rtnl(LINK) as rtnl:
-            wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
-            table = SysctlTable(wanted, rtnl.advertised, lambda _: None)
-            assert rtnl.advertised() == {"eth9"}
-            actual = await table.observe()
-            listening = {name: "2" for name in actual if name.endswith("accept_ra")}
-            await brought_to(table, wanted | listening)
-            assert await table.observe() == wanted | listening
+        network = NodeNetwork(LINK)
+        wanted = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+        table = SysctlTable(wanted, network.advertised, lambda _: None)
+        assert network.advertised() == {"eth9"}
+        actual = await table.observe()
+        listening = {name: "2" for name in actual if name.endswith("accept_ra")}
+        await brought_to(table, wanted | listening)
+        assert await table.observe() == wanted | listening
 
     with place.network():
         asyncio.run(become_a_router())

@@ -29,7 +29,8 @@ from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.model.timing import PRODUCTION
-from wigglenet_operator.plan.desired import STATUS, STEPS, plan
+from wigglenet_operator.plan.desired import STATUS, STEPS
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.routes import plan_closed_routes
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
@@ -57,7 +58,7 @@ class Bench:
     def requested(self) -> None:
         self.requests += 1
 
-    async def look(self, _: ClusterState) -> HostFacts:
+    async def look(self, cluster: ClusterState, *, resync: bool) -> HostFacts:  # noqa: ARG002 - as Look has them
         return replace(host("a"), link_index=self.link_index, foreign_routes=self.foreign_routes)
 
     def turn(self) -> TurnReport:
@@ -310,7 +311,7 @@ def loop_times(*, results: list[bool], until: float, requests: tuple[float, ...]
     """When turns started, in virtual seconds."""
     times: list[float] = []
 
-    async def turn() -> bool:
+    async def turn(_: frozenset[str]) -> bool:
         times.append(round(asyncio.get_running_loop().time(), 3))
         return results.pop(0) if results else True
 

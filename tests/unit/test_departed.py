@@ -5,7 +5,8 @@ from dataclasses import replace
 from tests.builders import cluster, config, host, ips, key, nets, node
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import NodeFacts, NodeUID
-from wigglenet_operator.plan.desired import Plan, plan
+from wigglenet_operator.plan.desired import Plan
+from wigglenet_operator.plan.planner import plan
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24", internal="192.0.2.2")

@@ -42,7 +42,7 @@ class Kernel:
             if until is not None and next(points) == until:
                 raise Killed
 
-        async def look(_: ClusterState) -> HostFacts:
+        async def look(cluster: ClusterState, *, resync: bool) -> HostFacts:  # noqa: ARG001 - as Look has them
             point()
             return host("a")
 

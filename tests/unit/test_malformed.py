@@ -20,7 +20,8 @@ from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import NodeFacts, NodeName
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.claims import NAMED
-from wigglenet_operator.plan.desired import Plan, plan
+from wigglenet_operator.plan.desired import Plan
+from wigglenet_operator.plan.planner import plan
 
 COUNT = 10_000
 SEED = 157

@@ -9,7 +9,8 @@ import pytest
 from tests.builders import cluster, config, host, ips, key, nets, node
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import HostFacts, NodeFacts, PodNetworkSource
-from wigglenet_operator.plan.desired import Memory, Plan, plan, settle
+from wigglenet_operator.plan.desired import Memory, Plan, settle
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.routes import plan_closed_routes
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1 2001:db8::1")

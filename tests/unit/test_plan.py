@@ -10,7 +10,8 @@ from tests.builders import cluster, config, host, ips, key, nets, node, numbered
 from wigglenet_operator.model.desired import DesiredState, Endpoint, Peer, Route, RouteKey, RouteKind
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, PodNetworkSource, WireGuardKind
 from wigglenet_operator.model.timing import PRODUCTION
-from wigglenet_operator.plan.desired import STEPS, plan
+from wigglenet_operator.plan.desired import STEPS
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.plan.routes import keep_closed, plan_closed_routes
 from wigglenet_operator.plan.tunnel import Sighting, settle_endpoints

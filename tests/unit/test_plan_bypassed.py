@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import cluster, config, host, node
 from wigglenet_operator.model.facts import ForeignRoute
-from wigglenet_operator.plan.desired import plan
+from wigglenet_operator.plan.planner import plan
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2")

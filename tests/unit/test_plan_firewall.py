@@ -24,8 +24,8 @@ from wigglenet_operator.model.facts import (
     PodNetworkSource,
 )
 from wigglenet_operator.model.ruleset import Item, Ruleset
-from wigglenet_operator.plan.desired import plan
 from wigglenet_operator.plan.firewall import MSS, Zones, outermost, plan_doors, plan_firewall
+from wigglenet_operator.plan.planner import plan
 
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1 2001:db8::1")
 B = node("b", pods="10.2.0.0/24 fd00:2::/64", internal="192.0.2.2 2001:db8::2")

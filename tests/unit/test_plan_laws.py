@@ -13,7 +13,8 @@ from tests.unit.choices import Choices, chosen
 from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import ClusterState, IPAddress, IPNetwork, NodeFacts, NodeName, NodeUID, host_network
 from wigglenet_operator.plan.claims import Ownership, plan_ownership
-from wigglenet_operator.plan.desired import Plan, plan
+from wigglenet_operator.plan.desired import Plan
+from wigglenet_operator.plan.planner import plan
 
 GROUPS: Sequence[Sequence[IPNetwork]] = (
     [IPv4Network((0x0A000000 + (i << 20), size), strict=False) for i in range(6) for size in range(8, 33)],

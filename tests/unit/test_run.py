@@ -33,7 +33,7 @@ class Turns:
         self._coming: Iterator[TurnReport | Exception] = iter(coming)
         self.told: list[Turned] = []
 
-    async def turn(self) -> TurnReport:
+    async def turn(self, _: frozenset[str] = frozenset()) -> TurnReport:
         coming = next(self._coming, WROTE)
         if isinstance(coming, Exception):
             raise coming

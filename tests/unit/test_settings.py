@@ -8,7 +8,7 @@ import pytest
 from tests.builders import cluster, host, nets, numbered
 from wigglenet_operator.errors import ConfigError
 from wigglenet_operator.model.facts import PodNetworkSource, WireGuardKind
-from wigglenet_operator.plan.desired import plan
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.settings import Settings, read_settings
 
 GOOD = {"NODE_NAME": "a", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}

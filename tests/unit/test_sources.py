@@ -12,7 +12,8 @@ from wigglenet_operator.model.desired import DesiredState
 from wigglenet_operator.model.facts import ForeignRoute, HostFacts, IPNetwork, NodeFacts, Offer, PodNetworkSource
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.plan.desired import Plan, plan
+from wigglenet_operator.plan.desired import Plan
+from wigglenet_operator.plan.planner import plan
 
 NONE, SPEC, FILE = PodNetworkSource.NONE, PodNetworkSource.SPEC, PodNetworkSource.FILE
 A = node("a", pods="10.1.0.0/24 fd00:1::/64", internal="192.0.2.1")

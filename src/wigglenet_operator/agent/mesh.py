@@ -4,18 +4,22 @@ What a mode does not have is looked for all the same, for a former mode may have
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from wigglenet_operator.agent.loop import ALL
 from wigglenet_operator.agent.steps import Tables
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.former_sysctls import OF_WIREGUARD, FormerSysctls
 from wigglenet_operator.kernel.keys import KeyFileTable, PrivateKey, load_or_create
 from wigglenet_operator.kernel.leftovers import LeftoverTable
+from wigglenet_operator.kernel.netlink import Message
+from wigglenet_operator.kernel.network import HOST, OF_OUR_LINK, NodeNetwork
 from wigglenet_operator.kernel.nft import NftTable
 from wigglenet_operator.kernel.nft_others import OtherTables
 from wigglenet_operator.kernel.nft_watch import NftWatch
@@ -58,6 +62,8 @@ class Mesh:
     ) -> None:
         """`public` is the key in force, None without a tunnel; who only looks need not have the private one."""
         self._config, self._rtnl, self._public, self._private = config, rtnl, public, private
+        self._network = NodeNetwork(config.link)
+        self._endpoints: tuple[ClusterState | None, frozenset[IPAddress]] = None, frozenset()
         self._firewall, self._others = NftTable(watch), OtherTables(watch)
         self._cni = CniFileTable(Path(config.cni_path))
         self._key_file = KeyFileTable(Path(config.key_path), private) if public else None
@@ -110,7 +116,7 @@ class Mesh:
         if not self._config.firewall_only:
             sysctls = plan_sysctls(self._config, BOTH)
             former = FormerSysctls(FORMER_SYSCTLS, link=self._config.link)
-            tables = {**tables, "sysctls": SysctlTable(sysctls, self._rtnl.advertised, former.remember)}
+            tables = {**tables, "sysctls": SysctlTable(sysctls, self._network.advertised, former.remember)}
         return tables
 
     def started(self) -> str:
@@ -125,33 +131,44 @@ class Mesh:
         link = f"link={self._config.link} port={self._config.port} public_key={self._public}"
         return f"{link} mtu={self._config.mtu or 'auto'} wireguard={holder.value}"
 
-    def work(self, changed: Callable[[], None]) -> list[Coroutine[Any, Any, None]]:
-        """What to run for as long as the agent does; `changed` is called when something moved on this node."""
+    def work(self, changed: Callable[[frozenset[str]], None]) -> list[Coroutine[Any, Any, None]]:
+        """What to run for as long as the agent does.
 
-        def moved() -> None:
-            self._rtnl.forget_paths()
-            changed()
+        `changed` is called with the names of the state tables that an event of this node may concern; HOST are the host facts.
+        """
 
-        ours = {Path(path).parent for path in (self._config.cni_path, self._config.key_path)} | {DIRECTORY}
-        follow = [source.follow(changed) for source in self._sources.values()]
-        watch = [monitor.watch(moved), monitor.watch_files(ours, moved), self._firewall.watch(changed)]
-        return [*watch, self._peers.keep_primed(), *follow]
+        def moved(events: Sequence[Message] | None) -> None:
+            if events is None:
+                self._network.forget()
+                changed(ALL)
+            elif stale := frozenset(chain.from_iterable(map(self._network.follow, events))):
+                changed(stale)
 
-    async def look(self, cluster: ClusterState) -> HostFacts:
-        """What the plan must know of this node; KernelError if it cannot be read."""
-        others = [n for n in cluster.nodes if self._public or n.name == self._config.node_name]
-        addresses = {a for n in others for a in _addresses(n)}
-        paths, default = self._rtnl.path_mtus(addresses)
+        ours = {Path(path).parent for path in (self._config.cni_path, self._config.key_path)}
+        files, socket, firewall, host = {"cni", "key", HOST}, OF_OUR_LINK, {"firewall", HOST}, {HOST}
+        tell = [partial(changed, frozenset(stale)) for stale in (files, socket, firewall, host)]
+        follow = [source.follow(tell[3]) for source in self._sources.values()]
+        watch = [monitor.watch(moved), monitor.watch_files(ours, tell[0]), monitor.watch_files([DIRECTORY], tell[1])]
+        return [*watch, self._firewall.watch(tell[2]), self._peers.keep_primed(), *follow]
+
+    async def look(self, cluster: ClusterState, *, resync: bool = True) -> HostFacts:
+        """What the plan must know of this node; KernelError if it cannot be read.
+
+        With `resync` the kernel's lists are read anew, else what events say is enough.
+        """
+        if resync:
+            self._network.refresh()
+        paths, default = self._network.path_mtus(self._addresses(cluster))
         holder, could = self._wireguard.facts() if self._public else (None, False)
         link = self._rtnl.own_link()
-        found = self._rtnl.global_addresses(self._config.node_ip_links)
+        found = self._network.global_addresses(self._config.node_ip_links)
         return HostFacts(
             public_key=self._public,
             versions=ip_versions(),
             new_versions=ip_versions(of="default"),
             offers={source: adapter.offer() for source, adapter in self._sources.items()},
             node_ips=tuple(dict.fromkeys(sorted(chain.from_iterable(found.values()), key=lambda a: (a.version, a)))),
-            local_addresses=self._rtnl.local_addresses() if self._sources else frozenset(),
+            local_addresses=self._network.local_addresses() if self._sources else frozenset(),
             missing_links=self._config.node_ip_links - found.keys(),
             path_mtus=paths,
             default_mtu=default,
@@ -159,10 +176,17 @@ class Mesh:
             earlier_cni=self._cni.earlier(),
             stored_key=self._key_file.stored if self._key_file else None,
             link_index=link.index if link else 0,
-            foreign_routes=self._rtnl.foreign_routes(),
+            foreign_routes=self._network.foreign_routes(),
             kernel_wireguard=could,
             dropping_chains=await self._others.dropping(),
         )
+
+    def _addresses(self, cluster: ClusterState) -> frozenset[IPAddress]:
+        """Every address that a Node of the cluster may be reached by; without a tunnel this node's."""
+        if cluster is not self._endpoints[0]:
+            nodes = [n for n in cluster.nodes if self._public or n.name == self._config.node_name]
+            self._endpoints = cluster, frozenset(chain.from_iterable(map(_addresses, nodes)))
+        return self._endpoints[1]
 
 
 def _addresses(node: NodeFacts) -> tuple[IPAddress, ...]:

@@ -1,16 +1,18 @@
 """One turn: observe, plan, diff, apply, report."""
 
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
+from wigglenet_operator.agent.loop import ALL
 from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply, failures, observe, withdraw
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
-from wigglenet_operator.model.changes import diff
+from wigglenet_operator.kernel.network import HOST
+from wigglenet_operator.model.changes import Changes, diff
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.desired import DesiredState, Route, RouteKey
+from wigglenet_operator.model.desired import DesiredState, Peer, Route, RouteKey
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey, WireGuardKind
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.plan.desired import Memory, Plan, settle
@@ -19,6 +21,10 @@ from wigglenet_operator.plan.pod_networks import plan_earlier
 from wigglenet_operator.plan.repairs import count_repairs, hold_back
 from wigglenet_operator.plan.tunnel import seniority
 
+MISSING: Mapping[Any, Any] = {}
+NO_CHANGES: Changes[Any, Any] = diff({}, {})
+PUBLISHED = frozenset({"annotations"})
+"""State tables that cost nothing to read."""
 WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True, registered=False)
 
 
@@ -33,8 +39,19 @@ class _Intent:
     fought: frozenset[Problem]
 
 
+class Look(Protocol):
+    """How the host facts are collected."""
+
+    async def __call__(self, cluster: ClusterState, *, resync: bool) -> HostFacts:
+        """What the plan must know of this node; read anew where events would have said so, with `resync` all of it."""
+        ...
+
+
 class Reconciler:
-    """Brings this node to what the cluster says; nothing is touched before the cluster has been seen completely."""
+    """Brings this node to what the cluster says; nothing is touched before the cluster has been seen completely.
+
+    A pass reads only the state tables that may have changed. What it does not read is as it was when it was read last.
+    """
 
     def __init__(
         self,
@@ -42,7 +59,7 @@ class Reconciler:
         config: AgentConfig,
         tables: Tables,
         *,
-        look: Callable[[ClusterState], Awaitable[HostFacts]],
+        look: Look,
         clock: Callable[[], tuple[float, float]] = lambda: (time.monotonic(), time.time()),
     ) -> None:
         """`look` tells of this node, `clock` gives monotonic and Unix time in seconds."""
@@ -51,18 +68,34 @@ class Reconciler:
         self._planner = Planner(config)
         self._memory = Memory()
         self._settled: dict[str, Mapping[Any, Any]] = {}
+        self._stale = ALL
+        """What the next pass must read, whoever asks for it."""
+        self._observed: dict[str, Mapping[Any, Any] | WigglenetError] = {}
+        self._facts: tuple[ClusterState, HostFacts] | None = None
+        self._desired: DesiredState | None = None
+        """Of the last pass, in the light of what was there."""
+        self._planned: DesiredState | None = None
+        self._equal: dict[str, tuple[object, object]] = {}
+        """What was observed and desired of each table that had no difference in the last pass."""
+        self._named: tuple[ClusterState, Mapping[PublicKey, Peer], Mapping[PublicKey, NodeName], int] | None = None
 
-    async def turn(self) -> TurnReport:
-        """One turn on one snapshot; what a table refuses ends up in the report, KernelError if the node cannot be seen."""
+    async def turn(self, stale: frozenset[str] = ALL) -> TurnReport:
+        """One pass on one snapshot, after the state tables of the given names may have changed.
+
+        What a table refuses ends up in the report, KernelError if the node cannot be seen.
+        """
+        self._stale |= stale
         cluster = self._store.snapshot()
         if cluster is None:
             return WAITING
-        actual = await observe(self._tables)
-        host = await self._look(cluster)
+        fresh = await self._observe(self._stale)
+        actual = self._observed
+        host = await self._collect(cluster)
         if not self._memory.networks:
             self._memory = replace(self._memory, networks=plan_earlier(_ours(actual.get("closed", {})), host.foreign_routes))
         planned = self._planner.plan(cluster, host, self._memory.networks)
         if planned.desired is None:
+            self._stale = ALL
             steps = await withdraw(self._tables, actual)
             return TurnReport(
                 steps=steps,
@@ -71,30 +104,58 @@ class Reconciler:
                 waiting=True,
                 registered=planned.registered,
             )
-        intent = self._diff(planned, host, actual)
+        if self._planned and planned.desired.peers is not self._planned.peers and "peers" not in fresh:
+            fresh |= await self._observe(frozenset({"peers"}))  # what they have sent and received decides about endpoints
+        self._planned = planned.desired
+        self._stale = frozenset()  # what comes from here on is for the next pass
+        intent = self._diff(planned, host, fresh)
         steps = await apply(self._tables, intent.differences)
         repairs = count_repairs(intent.differences, self._settled)
         self._remember(intent, steps)
         report = self._report(planned, host, actual, steps)
+        names, networks = self._names_of(cluster, planned.desired.peers)
         return replace(
             report,
             problems=report.problems | intent.fought,
-            names=_names(cluster.nodes, planned.desired.peers),
-            pod_networks=sum(len(n.pod_cidrs or n.spec_pod_cidrs) for n in cluster.nodes if not n.departed),
+            names=names,
+            pod_networks=networks,
             repairs={name: count for name, count in repairs.items() if steps[name].wrote},
         )
 
-    def _diff(self, planned: Plan, host: HostFacts, actual: Observed) -> _Intent:
+    async def _observe(self, stale: frozenset[str]) -> frozenset[str]:
+        """Read those state tables anew, and what could not be read before; the names of what was read."""
+        known = self._observed
+        unread = {name for name in self._tables if isinstance(known.get(name, MISSING), WigglenetError)}
+        names = frozenset(self._tables) if stale >= ALL else frozenset(self._tables) & (stale | unread | PUBLISHED)
+        for name, found in (await observe(self._tables, [name for name in self._tables if name in names])).items():
+            if isinstance(found, WigglenetError) or known.get(name) != found or name == "peers":  # counters are no difference
+                known[name] = found
+        return names
+
+    async def _collect(self, cluster: ClusterState) -> HostFacts:
+        """The host facts, the same object as before if they are equal."""
+        everything = self._stale >= ALL
+        if self._facts and self._facts[0] is cluster and not everything and HOST not in self._stale:
+            return self._facts[1]
+        found = await self._look(cluster, resync=everything)
+        if self._facts and self._facts[1] == found:
+            found = self._facts[1]
+        self._facts = cluster, found
+        return found
+
+    def _diff(self, planned: Plan, host: HostFacts, fresh: frozenset[str]) -> _Intent:
         assert planned.desired  # noqa: S101 - turn() has looked
         now, unix_now = self._clock()
-        readable = {name: table for name, table in actual.items() if not isinstance(table, WigglenetError)}
+        readable = {name: table for name, table in self._observed.items() if not isinstance(table, WigglenetError)}
         before = replace(self._memory, networks=self._memory.networks | planned.networks)
         times = (now, unix_now)
         timing, tunnelled = self._config.timing, self._config.tunnelled
         desired, memory = settle(planned.desired, readable, before, tunnelled=tunnelled, times=times, timing=timing)
-        wanted = {name: diff(table, getattr(desired, name)) for name, table in readable.items()}
+        if "peers" not in fresh and self._desired:  # what was read last has been judged
+            desired, memory = replace(desired, peers=self._desired.peers), replace(memory, sightings=before.sightings)
+        wanted = {name: self._difference(name, table, getattr(desired, name)) for name, table in readable.items()}
         allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now, timing=timing)
-        unreadable = {n: t for n, t in actual.items() if isinstance(t, WigglenetError)}
+        unreadable = {n: t for n, t in self._observed.items() if isinstance(t, WigglenetError)}
         return _Intent(
             desired=desired,
             differences={**unreadable, **allowed},
@@ -102,9 +163,30 @@ class Reconciler:
             fought=fought,
         )
 
+    def _difference(self, name: str, actual: Mapping[Any, Any], desired: Mapping[Any, Any]) -> Changes[Any, Any]:
+        """The difference of one table; the same two objects as in the last pass, if they had none, are not compared again."""
+        same = self._equal.get(name)
+        if same and same[0] is actual and same[1] is desired:
+            return NO_CHANGES
+        changes = diff(actual, desired)
+        if changes:
+            self._equal.pop(name, None)
+        else:
+            self._equal[name] = actual, desired
+        return changes
+
+    def _names_of(self, cluster: ClusterState, peers: Mapping[PublicKey, Peer]) -> tuple[Mapping[PublicKey, NodeName], int]:
+        """Whose peers these are, and the number of pod networks that the cluster announces."""
+        if not self._named or self._named[0] is not cluster or self._named[1] is not peers:
+            networks = sum(len(n.pod_cidrs or n.spec_pod_cidrs) for n in cluster.nodes if not n.departed)
+            self._named = cluster, peers, _names(cluster.nodes, peers), networks
+        return self._named[2], self._named[3]
+
     def _remember(self, intent: _Intent, steps: Mapping[str, StepReport]) -> None:
         """What was not written was not yet seen either: the next turn must want it again."""
         old, memory = self._memory, intent.memory
+        self._desired = intent.desired
+        self._stale |= {name for name, step in steps.items() if step.failed or step.wrote}  # a write is read back
         failed = {name for name, step in steps.items() if step.failed}
         self._settled |= {name: getattr(intent.desired, name) for name in steps.keys() - failed}
         before = {ident: repair for ident, repair in old.repairs.items() if ident.table in failed}

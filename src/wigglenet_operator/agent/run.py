@@ -43,6 +43,8 @@ from wigglenet_operator.plan.desired import IDENTITY, STATUS
 log = logging.getLogger(__name__)
 COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's `gc`: in a large cluster 100,000s of values live, and each turn would look at all of them."""
+AFTER_WRITE = frozenset({"peers"})
+"""State tables that change as a consequence of a write, without an event: a new peer shakes hands."""
 YOUNG = 1
 """The youngest generations of Python's `gc`, which hold what a turn has made."""
 
@@ -195,18 +197,18 @@ class Agent:
         self._census.request()
         self.loop.request()
 
-    async def _clean_turn(self) -> bool:
+    async def _clean_turn(self, stale: frozenset[str]) -> bool:
         """One turn, and no garbage of it left: libraries leave reference cycles behind, and COLLECTION collects them late."""
         try:
-            return await self._turn()
+            return await self._turn(stale)
         finally:
             gc.collect(YOUNG)
 
-    async def _turn(self) -> bool:
+    async def _turn(self, stale: frozenset[str]) -> bool:
         start, began = time.monotonic(), time.time()
         heard, self._heard = self._heard, None
         try:
-            report = await self._reconciler.turn()
+            report = await self._reconciler.turn(stale)
         except WigglenetError as error:
             return self._stopped(Code.LookFailed, f"it cannot be looked at, nothing was touched: {error}", heard)
         except Exception as error:  # the data plane must not depend on the absence of bugs
@@ -223,7 +225,7 @@ class Agent:
             heard, self._heard = None, heard or self._heard
         self._told(report, began=began, heard=heard if report.wrote else None)
         if report.wrote:
-            self._here.call_later(self._config.timing.after_write, self.loop.request)
+            self._here.call_later(self._config.timing.after_write, self.loop.request, AFTER_WRITE)
         return not report.failed
 
     def _stopped(self, code: Code, text: str, heard: float | None) -> bool:

@@ -1,7 +1,7 @@
 """The tables of a node, read and written: every table is read, and written when the steps that it needs have not failed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wigglenet_operator.errors import WigglenetError
@@ -15,9 +15,9 @@ Observed = Mapping[str, Mapping[Any, Any] | WigglenetError]
 Differences = Mapping[str, Changes[Any, Any] | WigglenetError]
 
 
-async def observe(tables: Tables) -> Observed:
-    """What is there, by table; the error of a table that could not be read in its place."""
-    return {name: await _seen(table) for name, table in tables.items()}
+async def observe(tables: Tables, names: Iterable[str]) -> Observed:
+    """What is there in the tables of those names; the error of a table that could not be read in its place."""
+    return {name: await _seen(tables[name]) for name in names}
 
 
 async def apply(tables: Tables, differences: Differences) -> dict[str, StepReport]:

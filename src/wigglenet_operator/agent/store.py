@@ -21,6 +21,8 @@ class ClusterStore:
         self._said: dict[NodeName, tuple[float, NodeFacts]] = {}
         self._awaited: set[NodeUID] | None = None
         self._services: frozenset[IPNetwork] = frozenset()
+        self._view: ClusterState | None = None
+        """The last snapshot, until something that it has changes."""
 
     @property
     def complete(self) -> bool:
@@ -30,11 +32,14 @@ class ClusterStore:
     def put(self, facts: NodeFacts, version: Version = Version("")) -> None:  # noqa: B008 - a string by another name
         """Record a Node as it is now; the same facts again change nothing."""
         was_complete, before = self.complete, self._nodes.get(facts.uid)
-        self._nodes[facts.uid], self._versions[facts.uid] = facts, version
+        self._versions[facts.uid] = version
+        if before != facts:
+            self._nodes[facts.uid], self._view = facts, None
         if before is not None and _silenced(before, facts):
             self._remember(before)
         elif (kept := self._said.get(facts.name)) and kept[1].uid == facts.uid and not _silenced(kept[1], facts):
             del self._said[facts.name]
+            self._view = None
         if self._awaited:
             self._awaited.discard(facts.uid)
         if before != facts or self.complete != was_complete:
@@ -53,6 +58,7 @@ class ClusterStore:
         was_complete, before = self.complete, self._nodes.pop(uid, None)
         self._versions.pop(uid, None)
         if before is not None:
+            self._view = None
             self._remember(before)
         if self._awaited:
             self._awaited.discard(uid)
@@ -69,7 +75,7 @@ class ClusterStore:
     def serve(self, services: frozenset[IPNetwork]) -> None:
         """Record the ranges of Services."""
         if services != self._services:
-            self._services = services
+            self._services, self._view = services, None
             self._changed()
 
     def missing(self, listed: Mapping[NodeUID, Version]) -> dict[NodeUID, NodeName]:
@@ -81,19 +87,28 @@ class ClusterStore:
         return frozenset(item for item in listed.items() if self._versions.get(item[0]) != item[1])
 
     def snapshot(self) -> ClusterState | None:
-        """One immutable view; None before the first complete listing: not yet seen is not deleted."""
+        """One immutable view; None before the first complete listing: not yet seen is not deleted.
+
+        The same object as before if nothing changed.
+        """
         if not self.complete:
             return None
         now = self._clock()
-        self._said = {name: said for name, said in self._said.items() if now - said[0] < self._timing.departed_node}
-        departed = (replace(facts, departed=True) for _, facts in self._said.values())
-        return ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
+        if over := [name for name, said in self._said.items() if now - said[0] >= self._timing.departed_node]:
+            for name in over:
+                del self._said[name]
+            self._view = None
+        if self._view is None:
+            departed = (replace(facts, departed=True) for _, facts in self._said.values())
+            self._view = ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
+        return self._view
 
     def _remember(self, before: NodeFacts) -> None:
         """What an agent said before it, or its word, was gone; of what goes in parts the first."""
         kept = self._said.get(before.name)
         if before.public_key is not None and (kept is None or kept[1].uid != before.uid):
             self._said[before.name] = (self._clock(), before)
+            self._view = None
 
     def own(self, name: NodeName) -> NodeFacts | None:
         """The youngest Node of that name; None without one."""

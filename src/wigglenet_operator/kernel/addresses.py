@@ -45,6 +45,12 @@ def dump_addresses(link: int = 0) -> list[Address]:
     return found
 
 
+def link_of_address(message: bytes) -> int:
+    """The index of the link that an event about an address names."""
+    link: int = IFADDRMSG.unpack_from(message)[4]
+    return link
+
+
 def _parsed(message: bytes) -> Address:
     family, length, flags, scope, link = IFADDRMSG.unpack_from(message)
     fields = dict(attributes(message, IFADDRMSG.size))

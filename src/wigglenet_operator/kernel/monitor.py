@@ -1,6 +1,6 @@
-"""What happens on this node, as a wish to look again: the events say that something changed, a look says what.
+"""Events of this node: of its network by netlink, of its files by inotify.
 
-Own bytes, for of an event nothing matters but that it came; and a socket that lost events goes on, which pyroute2's does not.
+Own bytes, because a socket that has lost events must go on, which pyroute2's does not.
 """
 
 import asyncio
@@ -8,17 +8,20 @@ import ctypes
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOBUFS
 from pathlib import Path
 
-log = logging.getLogger(__name__)
-GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 9, 11, 24, 25))
-"""RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF of linux/rtnetlink.h.
+from wigglenet_operator.kernel.netlink import Message, split
 
-Links and addresses as well: IPv4 routes that go with them vanish without an event of their own.  Netconf tells of forwarding
-and rp_filter.
+log = logging.getLogger(__name__)
+GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 9, 11, 12, 24, 25))
+"""RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_IFINFO, _IPV4_NETCONF, _IPV6_NETCONF of
+linux/rtnetlink.h.
+
+Links and addresses as well: IPv4 routes that go with them vanish without an event of their own. IFINFO is sent when a router
+has advertised another MTU, NETCONF when forwarding or rp_filter has changed.
 """
 SO_RCVBUFFORCE = 33
 RCVBUF = 8 << 20
@@ -30,14 +33,31 @@ LOOK_SECONDS = 10.0
 """Between two looks for directories that were not there yet, or were made anew."""
 
 
-async def watch(changed: Callable[[], None]) -> None:
-    """Call `changed` after every change of links, addresses, routes and IP's settings, for ever; lost events count as one."""
+async def watch(follow: Callable[[Sequence[Message] | None], None]) -> None:
+    """Call `follow` with the events of links, addresses, routes and IP's settings, for ever.
+
+    With None at the start and after events were lost: then anything may have changed.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as netlink:
         with suppress(PermissionError):  # the size that anybody may have is large enough for all but a storm
             netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RCVBUF)
         netlink.bind((0, GROUPS))
-        changed()  # whatever came before this socket was there
-        with _reading(netlink.fileno(), lambda: _received(netlink), changed):
+
+        def readable() -> None:
+            events: list[Message] = []
+            lost = False
+            with suppress(BlockingIOError):
+                while True:
+                    try:
+                        events += split(netlink.recv(DATAGRAM))
+                    except OSError as error:
+                        if error.errno != ENOBUFS:
+                            raise
+                        lost = True
+            follow(None if lost else events)
+
+        follow(None)  # whatever came before this socket was there
+        with _reading(netlink.fileno(), readable):
             await asyncio.get_running_loop().create_future()
 
 
@@ -58,7 +78,14 @@ async def watch_files(directories: Iterable[Path], changed: Callable[[], None]) 
     news = asyncio.Event()
     watched: set[int] = set()
     try:
-        with _reading(descriptor, lambda: bool(os.read(descriptor, DATAGRAM)), news.set):
+
+        def readable() -> None:
+            with suppress(BlockingIOError):
+                while os.read(descriptor, DATAGRAM):
+                    pass
+            news.set()
+
+        with _reading(descriptor, readable):
             while True:
                 # One that is watched already stays as it is; one that is missing is refused, with -1.
                 found = {libc.inotify_add_watch(descriptor, path, FILE_EVENTS) for path in wanted}
@@ -75,27 +102,11 @@ async def watch_files(directories: Iterable[Path], changed: Callable[[], None]) 
 
 
 @contextmanager
-def _reading(descriptor: int, read: Callable[[], bool], changed: Callable[[], None]) -> Iterator[None]:
-    """While the block runs: `changed` once for all that can be read, whenever there is something."""
-
-    def readable() -> None:
-        with suppress(BlockingIOError):
-            while read():
-                pass
-        changed()
-
+def _reading(descriptor: int, readable: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, call `readable` whenever there is something to read."""
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, readable)
     try:
         yield
     finally:
         loop.remove_reader(descriptor)
-
-
-def _received(netlink: socket.socket) -> bool:
-    try:
-        return bool(netlink.recv(DATAGRAM))
-    except OSError as error:
-        if error.errno == ENOBUFS:  # events were lost
-            return True
-        raise

@@ -8,12 +8,13 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from errno import EAGAIN
+from errno import EADDRINUSE, EAGAIN
+from typing import NamedTuple
 
 SOL_NETLINK, EXT_ACK, GET_STRICT_CHK = 270, 11, 12
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACKNOWLEDGE, DUMP = 0x1, 0x4, 0x300
-REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
+REPLACE, EXCLUSIVE, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 DUMP_INTERRUPTED = 0x10
 CAPPED, EXPLAINED = 0x100, 0x200
 """Flags of an error: without the refused message, with attributes (of which 1 is the reason as text)."""
@@ -24,6 +25,8 @@ LARGEST = 1 << 18
 """Bytes of one datagram from the kernel, which are 32 KiB at most for a dump."""
 AT_ONCE = 200
 """Messages in one send: the acknowledgements of 3,000 no longer fit into a socket."""
+OWN_PORT = 0x77676C74
+"""Port id of the sockets that write. The kernel names it in the events that a write causes, so that they are told apart."""
 SECONDS = 5
 TRIES = 5
 """Listings of a thing that keeps changing, before it is left to the next turn."""
@@ -47,13 +50,33 @@ def attributes(message: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
         at += (size + 3) & ~3
 
 
-def opened(protocol: int) -> socket.socket:
-    """A socket of this thread's network namespace; it waits for SECONDS where there is nothing to read."""
+class Message(NamedTuple):
+    """One message of a datagram."""
+
+    kind: int
+    """RTM_* of linux/rtnetlink.h."""
+    flags: int
+    number: int
+    port: int
+    """Of an event, the port id of the socket whose request caused it; 0 if none did."""
+    body: bytes
+
+
+def opened(protocol: int, *, port: int = 0) -> socket.socket:
+    """A socket of this thread's network namespace; it waits for SECONDS where there is nothing to read.
+
+    It has the port id `port` if nobody else has it, else one that the kernel chooses.
+    """
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     netlink.settimeout(SECONDS)
     for option in (EXT_ACK, GET_STRICT_CHK):
         netlink.setsockopt(SOL_NETLINK, option, 1)
-    netlink.bind((0, 0))
+    try:
+        netlink.bind((port, 0))
+    except OSError as error:
+        if not port or error.errno != EADDRINUSE:
+            raise
+        netlink.bind((0, 0))
     return netlink
 
 
@@ -68,7 +91,7 @@ def replies(netlink: socket.socket) -> Iterator[bytes]:
     InterruptedError if what is listed has changed meanwhile, so that the answers do not fit together.
     """
     while True:
-        for kind, flags, _, body in _messages(netlink.recv(LARGEST)):
+        for kind, flags, _, _, body in split(netlink.recv(LARGEST)):
             if flags & DUMP_INTERRUPTED:
                 raise InterruptedError
             if kind in {NLMSG_ERROR, NLMSG_DONE}:
@@ -84,14 +107,14 @@ def write(protocol: int, messages: Sequence[tuple[int, int, bytes]]) -> dict[int
     OSError if the kernel cannot be asked at all: then nobody knows what was written.
     """
     refused: dict[int, OSError] = {}
-    with opened(protocol) as netlink:
+    with opened(protocol, port=OWN_PORT) as netlink:
         for start in range(0, len(messages), AT_ONCE):
             batch = range(start, min(start + AT_ONCE, len(messages)))
             ordered = ((number, *messages[number]) for number in batch)
             netlink.send(b"".join(_message(kind, ACKNOWLEDGE | flags, number, body) for number, kind, flags, body in ordered))
             left = set(batch)
             while left:
-                for kind, flags, number, body in _messages(netlink.recv(LARGEST)):
+                for kind, flags, number, _, body in split(netlink.recv(LARGEST)):
                     left.discard(number)
                     if refusal := _refusal(body, flags, kind):
                         refused[number] = refusal
@@ -102,12 +125,12 @@ def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:
     return HEADER.pack(HEADER.size + len(body), kind, REQUEST | flags, number, 0) + body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, flags, number and body of each message of a datagram."""
+def split(datagram: bytes) -> Iterator[Message]:
+    """The messages of a datagram from the kernel."""
     at = 0
-    while at < len(data):
-        length, kind, flags, number, _ = HEADER.unpack_from(data, at)
-        yield kind, flags, number, data[at + HEADER.size : at + length]
+    while at < len(datagram):
+        length, kind, flags, number, port = HEADER.unpack_from(datagram, at)
+        yield Message(kind, flags, number, port, datagram[at + HEADER.size : at + length])
         at += (length + 3) & ~3
 
 

@@ -30,9 +30,12 @@ from wigglenet_operator.kernel.ports import raise_refused
 from wigglenet_operator.model.desired import RouteKey
 from wigglenet_operator.model.facts import IPAddress, IPNetwork
 
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-ADD, CHANGE, DELETE = (RTM_NEWROUTE, CREATE | EXCLUSIVE), (RTM_NEWROUTE, CREATE | REPLACE), (RTM_DELROUTE, 0)
+NEWROUTE, DELROUTE, RTM_GETROUTE = 24, 25, 26
+ADD, CHANGE, DELETE = (NEWROUTE, CREATE | EXCLUSIVE), (NEWROUTE, CREATE | REPLACE), (DELROUTE, 0)
 """Message and flags; adding fails where there is an equal route, whoever made it."""
+UNICAST, UNREACHABLE = 1, 7
+"""RTN_UNICAST and RTN_UNREACHABLE of linux/rtnetlink.h."""
+PROTOCOL_KERNEL, PROTOCOL_RA = 2, 9
 PROTOCOL = 157
 """Free in iproute2's rt_protos and in what routing daemons use; it marks our routes for whoever comes after us."""
 SCOPE_NOWHERE = 255
@@ -40,11 +43,13 @@ SCOPE_NOWHERE = 255
 RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTAX_MTU = 1, 4, 6, 8, 2
 RTM_F_FIB_MATCH = 0x2000
 """Return the route of the table, without the path MTU that an ICMP message claims for a while."""
+RTM_F_CLONED = 0x200
+"""A route of the cache, such as an exception that an ICMP message made."""
 TABLE_MAIN = 254
 RTMSG, NUMBER = struct.Struct("=BBBBBBBBI"), struct.Struct("=I")
 
 
-class Found(NamedTuple):
+class FoundRoute(NamedTuple):
     """One route."""
 
     to: IPNetwork
@@ -52,12 +57,14 @@ class Found(NamedTuple):
     protocol: int
     oif: int
     """The index of the link that it leads through; 0 for one that leads through several or none."""
+    kind: int
+    """RTN_* of linux/rtnetlink.h."""
 
 
-def dump_routes(*, kind: int, oif: int = 0) -> list[Found]:
+def dump_routes(*, kind: int, oif: int = 0) -> list[FoundRoute]:
     """The routes of one type (RTN_*), through one link if `oif` is given; KernelError if they cannot be read."""
     through = attribute(RTA_OIF, NUMBER.pack(oif)) if oif else b""
-    found: list[Found] = []
+    found: list[FoundRoute] = []
     for family in (socket.AF_INET, socket.AF_INET6):
         body = RTMSG.pack(family, 0, 0, 0, TABLE_MAIN, 0, 0, kind, 0) + through
         try:
@@ -115,7 +122,7 @@ def write_routes(orders: Sequence[tuple[tuple[int, int], RouteKey]], *, kind: in
 
 def _written(message: int, key: RouteKey, kind: int, oif: int) -> bytes:
     """A deletion names no protocol, so that it finds what was taken over as well, and any scope."""
-    delete, four = message == RTM_DELROUTE, key.to.version == 4
+    delete, four = message == DELROUTE, key.to.version == 4
     family = socket.AF_INET if four else socket.AF_INET6
     protocol, scope = 0 if delete else PROTOCOL, SCOPE_NOWHERE if delete and four else 0
     body = RTMSG.pack(family, key.to.prefixlen, 0, 0, TABLE_MAIN, protocol, scope, kind, 0)
@@ -123,10 +130,17 @@ def _written(message: int, key: RouteKey, kind: int, oif: int) -> bytes:
     return body + attribute(RTA_OIF, NUMBER.pack(oif)) if oif else body
 
 
-def _parsed(message: bytes) -> Found:
-    family, length, _, _, _, protocol, *_ = RTMSG.unpack_from(message)
+def parse_route(message: bytes) -> FoundRoute | None:
+    """The route that a message of type RTM_NEWROUTE or RTM_DELROUTE is about; None unless it is in the main table."""
+    fields = RTMSG.unpack_from(message)
+    table, flags = fields[4], fields[8]
+    return _parsed(message) if table == TABLE_MAIN and not flags & RTM_F_CLONED else None
+
+
+def _parsed(message: bytes) -> FoundRoute:
+    family, length, _, _, _, protocol, _, kind, _ = RTMSG.unpack_from(message)
     fields = {RTA_DST: b"", RTA_PRIORITY: bytes(4), RTA_OIF: bytes(4)} | dict(attributes(message, RTMSG.size))
     address = int.from_bytes(fields[RTA_DST], "big")
     network = IPv4Network if family == socket.AF_INET else IPv6Network
     (metric,), (oif,) = NUMBER.unpack(fields[RTA_PRIORITY]), NUMBER.unpack(fields[RTA_OIF])
-    return Found(network((address, length)), metric, protocol, oif)
+    return FoundRoute(network((address, length)), metric, protocol, oif, kind)

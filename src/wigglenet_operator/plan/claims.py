@@ -7,7 +7,7 @@ accepted one of another Node, or of another purpose, is refused and named; it bl
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -67,24 +67,125 @@ class Claim(NamedTuple):
         return self.trust is Trust.SPEC or self.trust is Trust.POD_CIDRS  # a set would hash by name, in Python
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ownership:
-    """What was refused; all else that a Node says to have it has."""
+_Entry = tuple[int, int, Claim, IPNetwork]
+"""First address, last address with a minus, claim and network."""
+_Group = tuple[int, int, int, int]
+"""First and last address; number of the first entry, and that after the last."""
 
-    refused: Mapping[NodeUID, frozenset[tuple[bool, IPNetwork]]]
+
+@dataclass(slots=True, kw_only=True)
+class Ownership:
+    """Who owns what: all that a Node claims and that is not refused. Changed by `exchange`.
+
+    Networks nest or are apart, so the claims fall into groups: a network that lies in no other, and all that lies in it. A
+    claim is decided within its group. A Node that comes or goes has only the groups decided anew that its claims are in.
+    """
+
+    refused: dict[NodeUID, frozenset[tuple[bool, IPNetwork]]] = field(default_factory=dict)
     """By Node (whether for pods, network), never empty; an address is a /32 or /128."""
-    problems: frozenset[Problem]
-    owned: Mapping[int, "_Ranges"] = field(default_factory=dict, compare=False)
-    """All that was accepted, by IP version."""
-    disputed: Mapping[int, "_Ranges"] = field(default_factory=dict, compare=False)
-    """All that was refused for somebody else's sake."""
+    problems: frozenset[Problem] = frozenset()
+    api: "Spans" = field(default_factory=lambda: _spans(()), compare=False)
+    """The API server's address."""
+    services: "Spans" = field(default_factory=lambda: _spans(()), compare=False)
+    """Ranges of Services."""
+    _entries: dict[int, list[_Entry]] = field(default_factory=lambda: {4: [], 6: []}, compare=False)
+    """Valid claims by IP version: by address, and of two that begin at the same one the larger first."""
+    _groups: dict[int, list[_Group]] = field(default_factory=lambda: {4: [], 6: []}, compare=False)
+    """By IP version, ascending."""
+    _reasons: dict[NodeUID, dict[Claim, tuple[IPNetwork, str]]] = field(default_factory=dict, compare=False)
+    """Why a claim is refused."""
+    _problems: dict[NodeUID, tuple[Problem, ...]] = field(default_factory=dict, compare=False)
+
+    def exchange(self, gone: Iterable[NodeFacts], came: Iterable[NodeFacts]) -> frozenset[NodeUID]:
+        """Take Nodes out and others in; the UIDs of the Nodes of which something else is refused now."""
+        were, are = dict(claims(gone)), dict(claims(came))
+        changed: set[NodeUID] = set()
+        touched: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        for claim in were.keys() - are.keys():
+            if self._forget(claim):
+                changed.add(claim.uid)
+            entries = self._entries[claim.family]
+            at = bisect_left(entries, (claim.first, -claim.last, claim))
+            if at < len(entries) and entries[at][2] == claim:  # an invalid one is not among them
+                del entries[at]
+                touched[claim.family].append((claim.first, claim.last))
+        for claim in are.keys() - were.keys():
+            if reason := _invalid(are[claim], claim=claim, api=self.api, services=self.services):
+                self._refuse(claim, are[claim], reason)
+                changed.add(claim.uid)
+                continue
+            self._entries[claim.family].append((claim.first, -claim.last, claim, are[claim]))
+            touched[claim.family].append((claim.first, claim.last))
+        for family, spans in touched.items():
+            if spans:
+                self._entries[family].sort()
+                self._groups[family] = [*_grouped(self._entries[family])]
+                changed |= self._decide(family, spans)
+        self._publish(changed)
+        return frozenset(changed)
+
+    def _decide(self, family: int, spans: Iterable[tuple[int, int]]) -> set[NodeUID]:
+        """Decide the groups that have an address of one of the spans; the UIDs of the Nodes for which something changed."""
+        groups = self._groups[family]
+        lasts = [last for _, last, *_ in groups]
+        numbers: set[int] = set()
+        for first, last in spans:
+            at = bisect_left(lasts, first)
+            while at < len(groups) and groups[at][0] <= last and at not in numbers:
+                numbers.add(at)
+                at += 1
+        changed: set[NodeUID] = set()
+        for number in numbers:
+            entries = self._entries[family][groups[number][2] : groups[number][3]]
+            for claim, network, reason in _decided(entries):
+                before = self._reasons.get(claim.uid, {}).get(claim)
+                if reason:
+                    self._refuse(claim, network, reason)
+                elif before:
+                    self._forget(claim)
+                if (before[1] if before else "") != reason:
+                    changed.add(claim.uid)
+        return changed
+
+    def _refuse(self, claim: Claim, network: IPNetwork, reason: str) -> None:
+        self._reasons.setdefault(claim.uid, {})[claim] = network, reason
+
+    def _forget(self, claim: Claim) -> bool:
+        """Whether the claim was refused."""
+        return self._reasons.get(claim.uid, {}).pop(claim, None) is not None
+
+    def _publish(self, changed: Iterable[NodeUID]) -> None:
+        for uid in changed:
+            reasons = self._reasons.get(uid)
+            if not reasons:
+                for mapping in (self._reasons, self.refused, self._problems):
+                    mapping.pop(uid, None)
+                continue
+            self.refused[uid] = frozenset((claim.for_pods, network) for claim, (network, _) in reasons.items())
+            told: dict[tuple[NodeName, Trust], list[str]] = {}
+            for claim in sorted(claim for claim in reasons if not claim.past):  # of the past there is nothing to mend
+                network, reason = reasons[claim]
+                text = f"{network} of {claim.trust.label} is not used: {reason}"
+                told.setdefault((claim.name, claim.trust), []).append(text)
+            self._problems[uid] = tuple(_named(told))
+        if changed:
+            self.problems = frozenset(chain.from_iterable(self._problems.values()))
 
     def refused_endpoint(self, address: IPAddress) -> str:
         """Why packets of the tunnel cannot go to an address that nobody claims; empty if they can."""
         if any(address in network for network in NOT_UNICAST):
             return NO_UNICAST
-        holder = self.owned[address.version].holder(int(address))
+        holder = self._holder(address.version, int(address))
         return f"it lies in a pod network of node {holder.name[:NAME_SHOWN]}" if holder and holder.for_pods else ""
+
+    def _holder(self, family: int, address: int) -> Claim | None:
+        """The accepted claim that has the address, if any."""
+        groups = self._groups[family]
+        at = bisect_left(groups, address, key=itemgetter(1))
+        if at == len(groups) or groups[at][0] > address:
+            return None
+        accepted = _decided(self._entries[family][groups[at][2] : groups[at][3]])
+        return next((c for c, _, reason in accepted if not reason and c.first <= address <= c.last), None)
 
     def pod_networks(self, uid: NodeUID, networks: frozenset[IPNetwork]) -> frozenset[IPNetwork]:
         """Those of a Node's pod networks that were accepted."""
@@ -96,23 +197,31 @@ class Ownership:
         refused = self.refused.get(uid)
         return tuple(dict.fromkeys(a for a in addresses if not refused or (False, host_network(a)) not in refused))
 
-    def apart(self, nodes: Collection[NodeFacts]) -> bool:
-        """Whether nobody but these Nodes has, or would like to have, an address of what they claim."""
-        uids = {node.uid for node in nodes}
-        for claim, _ in claims(nodes):
-            others = (other for other in self.owned[claim.family].overlapping(claim) if other.uid not in uids)
-            if next(chain(others, self.disputed[claim.family].overlapping(claim)), None):
-                return False
-        return True
 
-    def exchanged(self, gone: "Ownership", came: "Ownership") -> "Ownership":
-        """Without the one part and with the other; both are of Nodes that are apart from all others."""
-        return Ownership(
-            refused={uid: of for uid, of in self.refused.items() if uid not in gone.refused} | dict(came.refused),
-            problems=(self.problems - gone.problems) | came.problems,
-            owned={v: ranges.exchanged(gone.owned[v], came.owned[v]) for v, ranges in self.owned.items()},
-            disputed={v: ranges.exchanged(gone.disputed[v], came.disputed[v]) for v, ranges in self.disputed.items()},
-        )
+def _grouped(entries: Sequence[_Entry]) -> Iterator[_Group]:
+    """The groups of sorted claims."""
+    start, begin, end = 0, 0, -1
+    for number, (first, minus_last, *_) in enumerate(entries):
+        if first > end:
+            if number:
+                yield begin, end, start, number
+            start, begin, end = number, first, -minus_last
+    if entries:
+        yield begin, end, start, len(entries)
+
+
+def _decided(group: Sequence[_Entry]) -> Iterator[tuple[Claim, IPNetwork, str]]:
+    """Each claim of a group, its network, and why it is refused; empty if it is accepted."""
+    if len({(claim.uid, claim.for_pods) for _, _, claim, _ in group}) == 1:
+        yield from ((claim, network, "") for _, _, claim, network in group)
+        return
+    owned = _Ranges()
+    for _, _, claim, network in sorted(group, key=itemgetter(2)):
+        rival = owned.rival(claim)
+        if rival is None:
+            owned.add(claim)
+        reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}" if rival else ""
+        yield claim, network, reason
 
 
 class _Ranges:
@@ -121,11 +230,6 @@ class _Ranges:
     def __init__(self) -> None:
         self.lasts: list[int] = []
         self.claims: list[Claim] = []
-
-    def holder(self, address: int) -> Claim | None:
-        """The accepted claim that has the address, if any."""
-        at = bisect_left(self.lasts, address)
-        return self.claims[at] if at < len(self.claims) and self.claims[at].first <= address else None
 
     def overlapping(self, claim: Claim) -> Iterator[Claim]:
         """Those that have an address of the claim, ascending."""
@@ -149,43 +253,15 @@ class _Ranges:
             self.lasts[low : low + len(held)] = [claim.last]
             self.claims[low : low + len(held)] = [claim]
 
-    def exchanged(self, gone: "_Ranges", came: "_Ranges") -> "_Ranges":
-        """Without the ones, all of which are here, and with the others."""
-        ranges = _Ranges()
-        ranges.lasts, ranges.claims = self.lasts.copy(), self.claims.copy()
-        for claim in gone.claims:
-            at = bisect_left(ranges.lasts, claim.last)
-            del ranges.lasts[at], ranges.claims[at]
-        for claim in came.claims:
-            ranges.add(claim)
-        return ranges
-
 
 def plan_ownership(
     nodes: Iterable[NodeFacts], *, api_server: IPAddress | None, services: frozenset[IPNetwork] = frozenset()
 ) -> Ownership:
     """Every claim of the cluster decided; the order of the Nodes makes no difference."""
-    owned, disputed = {4: _Ranges(), 6: _Ranges()}, {4: _Ranges(), 6: _Ranges()}
-    refused: dict[NodeUID, set[tuple[bool, IPNetwork]]] = {}
-    told: dict[tuple[NodeName, Trust], list[str]] = {}
     api, taken = _spans([host_network(api_server)] if api_server else []), _spans(sorted(services, key=str))
-    for claim, network in sorted(claims(nodes), key=itemgetter(0)):
-        reason = _invalid(network, claim=claim, api=api, services=taken)
-        if not reason and (rival := owned[claim.family].rival(claim)):
-            reason = f"it overlaps what node {rival.name[:NAME_SHOWN]} has by {rival.trust.label}"
-            disputed[claim.family].add(claim)
-        if not reason:
-            owned[claim.family].add(claim)
-            continue
-        refused.setdefault(claim.uid, set()).add((claim.for_pods, network))
-        if not claim.past:  # there is nothing to mend
-            told.setdefault((claim.name, claim.trust), []).append(f"{network} of {claim.trust.label} is not used: {reason}")
-    return Ownership(
-        refused={uid: frozenset(of) for uid, of in refused.items()},
-        problems=frozenset(_named(told)),
-        owned=owned,
-        disputed=disputed,
-    )
+    ownership = Ownership(api=api, services=taken)
+    ownership.exchange((), nodes)
+    return ownership
 
 
 def _named(refused: Mapping[tuple[NodeName, Trust], Sequence[str]]) -> Iterator[Problem]:

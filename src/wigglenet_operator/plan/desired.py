@@ -1,13 +1,12 @@
-"""The whole plan: cluster, configuration and host facts in, one DesiredState and everything that is wrong out."""
+"""What a plan is made of, the order of its application, and what only this node decides about it."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from wigglenet_operator.model.config import AgentConfig
-from wigglenet_operator.model.desired import DesiredState, Device, Link, RouteKey
+from wigglenet_operator.model.desired import DesiredState, RouteKey
 from wigglenet_operator.model.facts import (
     ClusterState,
     HostFacts,
@@ -20,19 +19,12 @@ from wigglenet_operator.model.facts import (
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.timing import PRODUCTION, Timing
-from wigglenet_operator.plan.claims import Ownership, plan_ownership
-from wigglenet_operator.plan.cni import render_conflist
-from wigglenet_operator.plan.firewall import plan_dropped, plan_firewall, plan_zones
-from wigglenet_operator.plan.pod_networks import OwnNetworks, collapsed, plan_gateways, plan_node_networks, plan_sources
+from wigglenet_operator.plan.claims import Ownership
+from wigglenet_operator.plan.pod_networks import OwnNetworks, collapsed
 from wigglenet_operator.plan.repairs import Repairs
-from wigglenet_operator.plan.routes import keep_closed, plan_bypassed, plan_closed_routes, plan_tunnel_routes
+from wigglenet_operator.plan.routes import keep_closed
 from wigglenet_operator.plan.tunnel import (
     Sighting,
-    plan_families,
-    plan_members,
-    plan_mtu,
-    plan_peers,
-    plan_wireguard,
     settle_endpoints,
 )
 
@@ -116,89 +108,6 @@ class Plan:
     """This node's pod networks, as they were given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """A plan without link and CNI file, whose MTU every peer has a say in: all else that a Node adds to it is its own."""
-
-    plan: Plan
-    starting: tuple[IPNetwork, ...] = ()
-    """Networks for pods that start now; empty if none may."""
-    ownership: Ownership | None = None
-    """None while there is too little to plan."""
-
-
-def plan(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork] = ()) -> Plan:
-    """Total: any cluster gives a plan, a bad Node costs that Node only. `earlier`: own networks of plans before."""
-    return finish(plan_draft(cluster, config, host, earlier), config, host)
-
-
-def finish(draft: Draft, config: AgentConfig, host: HostFacts) -> Plan:
-    """The plan, with the MTU that is good for every peer."""
-    desired = draft.plan.desired
-    if desired is None or config.firewall_only:
-        return draft.plan
-    mtu, problems = plan_mtu(config, host, desired.peers.values())
-    link = {config.link: Link(mtu=mtu)} if host.public_key else {}
-    cni = {str(config.cni_path): render_conflist(draft.starting, mtu=mtu)} if draft.starting else {}
-    return replace(draft.plan, desired=replace(desired, link=link, cni=cni), problems=draft.plan.problems | problems)
-
-
-def plan_draft(cluster: ClusterState, config: AgentConfig, host: HostFacts, earlier: Collection[IPNetwork]) -> Draft:
-    """Everything but the MTU."""
-    nodes = _known_by_name(cluster)
-    decoded = frozenset(chain.from_iterable(n.problems for n in nodes.values() if not n.departed))
-    found = nodes.get(config.node_name)
-    if found is None or found.departed:
-        text = "this agent's own Node is not there; everything stays as it is until it is, but no pod starts"
-        problem = Problem(code=Code.OwnNodeMissing, subject=f"node {config.node_name}", text=text)
-        return Draft(plan=Plan(desired=None, problems=decoded | {problem}, registered=False))
-    sourced = plan_sources(found, config, host, earlier)
-    first = not (found.pod_cidrs or config.firewall_only)
-    if not sourced.all or (first and sourced.problems):  # half a configuration is none
-        return Draft(plan=Plan(desired=None, problems=decoded | sourced.problems))
-    own = nodes[found.name] = _as_this_agent_says(found, sourced, host)
-    ownership = plan_ownership(nodes.values(), api_server=config.api_server, services=cluster.services)
-    announced = {name: plan_node_networks(node, ownership) for name, node in nodes.items()}
-    networks = announced[own.name]
-    families = plan_families(own, ownership, allowed=config.endpoint_versions)
-    firewall = plan_firewall(config, plan_zones(nodes.values(), own, ownership, host.foreign_routes, families))
-    problems = decoded | ownership.problems | plan_dropped(host.dropping_chains, networks)
-    if config.firewall_only:
-        desired = DesiredState(firewall=firewall)
-        return Draft(plan=Plan(desired=desired, problems=problems, contested=ownership.problems), ownership=ownership)
-    tunnelled = config.tunnelled & host.versions
-    others = [n for n in nodes.values() if n is not own]
-    members = plan_members(others, own, own_key=host.public_key)
-    peers, unreachable = plan_peers(members.by_key, announced, ownership, families, config)
-    unfit = _unfit_for_pods(own, sourced, ownership, host) | sourced.problems
-    starting = () if unfit else collapsed(ownership.pod_networks(own.uid, sourced.new))
-    routed = chain.from_iterable(announced[members.by_key[key].name] for key in peers)
-    desired = DesiredState(
-        sysctls=plan_sysctls(config, host.versions),
-        annotations=plan_annotations(host.public_key, ownership.addresses(own.uid, own.node_ips), networks),
-        firewall=firewall,
-    )
-    if host.public_key is not None:
-        desired = replace(
-            desired,
-            key={str(config.key_path): host.stored_key or host.public_key},
-            closed=plan_closed_routes(n for n in chain.from_iterable(announced.values()) if n.version in tunnelled),
-            device={config.link: Device(public_key=host.public_key, port=config.port)},
-            addresses=plan_gateways(n for n in {*networks, *starting} if n.version in tunnelled),
-            peers=peers,
-            routes=plan_tunnel_routes(n for n in routed if n.version in tunnelled),
-        )
-    problems |= members.problems | unreachable | unfit | _missing_links(host)
-    problems |= plan_wireguard(config, host) | _outranked(config, host) | plan_bypassed(host.foreign_routes, desired.routes)
-    whole = Plan(
-        desired=desired,
-        problems=problems | _replaced_key(config, host),
-        contested=ownership.problems | members.problems,
-        networks=ownership.pod_networks(own.uid, own.pod_cidrs),
-    )
-    return Draft(plan=whole, starting=starting, ownership=ownership)
-
-
 def plan_sysctls(config: AgentConfig, versions: frozenset[int]) -> dict[str, str]:
     """What a router of pods needs, by path below /proc/sys (kernel: Documentation/networking/ip-sysctl.rst)."""
     wanted = {"net/ipv4/ip_forward": "1"}
@@ -224,13 +133,7 @@ def _json(values: Iterable[object]) -> str:
     return json.dumps([*map(str, values)], separators=(",", ":"))
 
 
-def _as_this_agent_says(own: NodeFacts, sourced: OwnNetworks, host: HostFacts) -> NodeFacts:
-    """The own Node with what its annotations are about to be: what it is given counts, not what somebody wrote there."""
-    said = own.inherited - set(AGENT_FIELDS)
-    return replace(own, public_key=host.public_key, pod_cidrs=sourced.all, node_ips=host.node_ips, inherited=said)
-
-
-def _known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
+def known_by_name(cluster: ClusterState) -> dict[NodeName, NodeFacts]:
     """Names are unique: of Nodes of one name the one that exists, the youngest first.
 
     One that was registered anew has neither networks nor addresses before controllers gave it some, and its agent says nothing
@@ -252,7 +155,7 @@ def _completed(node: NodeFacts, before: NodeFacts) -> NodeFacts:
     return replace(node, **inherited, inherited=frozenset(inherited))
 
 
-def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, host: HostFacts) -> frozenset[Problem]:
+def unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, host: HostFacts) -> frozenset[Problem]:
     """Why this node may not take pods; empty if it may. A family that is missing would go unnoticed in each pod."""
     usable = ownership.pod_networks(own.uid, sourced.new)
     small = [n for n in collapsed(usable) if n.num_addresses < MIN_ADDRESSES]
@@ -269,18 +172,19 @@ def _unfit_for_pods(own: NodeFacts, sourced: OwnNetworks, ownership: Ownership, 
     return frozenset({Problem(code=Code.PodsWithheld, subject=f"node {own.name}", text=text)})
 
 
-def _missing_links(host: HostFacts) -> frozenset[Problem]:
+def missing_links(host: HostFacts) -> frozenset[Problem]:
+    """Links whose addresses should be announced and that are not there."""
     text = "it is not there, so its addresses are not announced; make it, or take it out of NODE_IP_INTERFACES"
     return frozenset(Problem(code=Code.LinkMissing, subject=f"link {name}", text=text) for name in host.missing_links)
 
 
-def _outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
+def outranked(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """What keeps this node's pods from getting our network although our file is there."""
     text = f"the container runtime takes it and not {config.cni_path}; remove what made it, then the file"
     return frozenset(Problem(code=Code.CNIOutranked, subject=f"file {path}", text=text) for path in host.earlier_cni)
 
 
-def _replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
+def replaced_key(config: AgentConfig, host: HostFacts) -> frozenset[Problem]:
     """A key that somebody has put into the file is a wish, to which a restart listens."""
     if host.stored_key in {None, host.public_key}:
         return frozenset()

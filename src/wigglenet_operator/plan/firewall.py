@@ -45,40 +45,65 @@ USUAL = {4: 24, 6: 64}
 class Zones:
     """Whose addresses are whose; networks may overlap, be repeated, or be missing."""
 
-    own: frozenset[IPNetwork]
+    own: frozenset[IPNetwork] = frozenset()
     """This node's pod networks."""
-    home: frozenset[IPNetwork]
+    home: frozenset[IPNetwork] = frozenset()
     """What its pods may have addresses of: these, and those that were theirs and cannot be used any more."""
-    pods: frozenset[IPNetwork]
+    pods: frozenset[IPNetwork] = frozenset()
     """Every node's pod networks."""
-    nodes: frozenset[IPNetwork]
+    nodes: frozenset[IPNetwork] = frozenset()
     """Every node's addresses."""
     doors: frozenset[str] = frozenset()
     """Names of the links that lead to own pods."""
 
 
-def plan_zones(
-    nodes: Collection[NodeFacts], own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute], families: Families
-) -> Zones:
-    """Whose addresses are whose, as the firewall must know it; what of a Node was refused is nobody's."""
-    addresses = chain.from_iterable(plan_node_addresses(n, ownership, families) for n in nodes)
-    pods = (ownership.pod_networks(n.uid, n.spec_pod_cidrs | n.pod_cidrs) for n in nodes)
+def plan_local_zones(own: NodeFacts, ownership: Ownership, routes: Iterable[ForeignRoute]) -> Zones:
+    """Of this node: its pod networks, and the links of its pods. What was refused to it is nobody's."""
+    return Zones(own=frozenset(plan_node_networks(own, ownership)), home=own.pod_cidrs, doors=plan_doors(own.pod_cidrs, routes))
+
+
+def plan_node_zones(node: NodeFacts, ownership: Ownership, families: Families) -> Zones:
+    """What one Node of the cluster adds: its pod networks and addresses. What was refused to it is nobody's."""
     return Zones(
-        own=frozenset(plan_node_networks(own, ownership)),
-        home=own.pod_cidrs,
-        pods=frozenset().union(*pods),
-        nodes=frozenset(map(host_network, addresses)),
-        doors=plan_doors(own.pod_cidrs, routes),
+        pods=ownership.pod_networks(node.uid, node.spec_pod_cidrs | node.pod_cidrs),
+        nodes=frozenset(map(host_network, plan_node_addresses(node, ownership, families))),
     )
 
 
 def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
     """The whole table; empty if no setting asks for a rule."""
-    lengths = USUAL | {n.version: n.prefixlen for n in sorted(zones.own, key=str) if n.prefixlen}
-    families = [_Family(version, lengths[version]) for version in IP]
-    chains = {Item("chain", name): lines for name, lines in _chains(config, families).items()}
-    asked = {word for lines in chains.values() for line in lines for word in line.split() if word.startswith("@")}
-    return {**chains, **{item: content for item, content in _sets(config, zones, lengths) if f"@{item.name}" in asked}}
+    lengths = lengths_of(zones.own)
+    return {**plan_rules(config, zones, lengths), **plan_elements(zones, lengths, asked_sets(config, lengths))}
+
+
+def lengths_of(own: Iterable[IPNetwork]) -> dict[int, int]:
+    """The usual length of a pod network by IP version, which is that of this node's."""
+    return USUAL | {n.version: n.prefixlen for n in sorted(own, key=str) if n.prefixlen}
+
+
+def plan_rules(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Ruleset:
+    """All chains and sets, and the elements that are this node's own."""
+    chains = _all_chains(config, lengths)
+    asked = asked_sets(config, lengths)
+    own = ((item, content) for item, content in _own_sets(config, zones) if item.name in asked)
+    return {**{Item("chain", name): lines for name, lines in chains.items()}, **dict(own)}
+
+
+def plan_elements(zones: Zones, lengths: Mapping[int, int], asked: frozenset[str]) -> dict[Item, Content]:
+    """The elements of the sets of every node's networks and addresses; `asked` are the names of sets that rules refer to."""
+    pods = tuple(outermost(zones.pods))
+    named = [(f"wt_nodes{n.version}", element_text(n)) for n in zones.nodes]
+    for n in pods:
+        usual = n.prefixlen == lengths[n.version]
+        text = address_text(n.network_address) if usual else element_text(n)
+        named.append((f"wt_{'pods' if usual else 'rest'}{n.version}", text))
+    return {Item("set", name, text): "" for name, text in named if name in asked}
+
+
+def asked_sets(config: AgentConfig, lengths: Mapping[int, int]) -> frozenset[str]:
+    """Names of the sets that rules refer to."""
+    lines = chain.from_iterable(_all_chains(config, lengths).values())
+    return frozenset(word[1:] for line in lines for word in line.split() if word.startswith("@"))
 
 
 def plan_doors(own: Iterable[IPNetwork], routes: Iterable[ForeignRoute]) -> frozenset[str]:
@@ -138,6 +163,10 @@ class _Family:
         return f"{self.ip} daddr{self._masked} != @wt_pods{self.version} {self.ip} daddr != @wt_rest{self.version}"
 
 
+def _all_chains(config: AgentConfig, lengths: Mapping[int, int]) -> dict[str, tuple[str, ...]]:
+    return _chains(config, [_Family(version, lengths[version]) for version in IP])
+
+
 def _chains(config: AgentConfig, families: Iterable[_Family]) -> dict[str, tuple[str, ...]]:
     """By name, in nft's own words; none without a rule."""
     forward, postrouting = [FORWARD], [POSTROUTING]
@@ -176,19 +205,13 @@ def _filter(family: _Family) -> list[str]:
     return ["ct state established,related accept", "ct status dnat accept", *known, node, ERRORS[family.version], "drop"]
 
 
-def _sets(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Iterator[tuple[Item, Content]]:
+def _own_sets(config: AgentConfig, zones: Zones) -> Iterator[tuple[Item, Content]]:
     yield Item("set", "wt_doors"), ("typeof iifname",)
     yield from ((Item("set", "wt_doors", f'"{link}"'), "") for link in zones.doors)
-    pods = tuple(outermost(zones.pods))
-    rest = [n for n in pods if n.prefixlen != lengths[n.version]]
-    direct = (*DIRECT, *config.non_masquerade)
-    intervals = {"own": zones.own, "home": zones.home, "rest": rest, "direct": direct}
-    sets = {
-        zone: [(n.version, element_text(n)) for n in outermost(of)] for zone, of in {**intervals, "nodes": zones.nodes}.items()
-    }
-    sets["pods"] = [(n.version, address_text(n.network_address)) for n in pods if n.prefixlen == lengths[n.version]]
-    for zone, elements in sets.items():
-        flags = ("flags interval",) if zone in intervals else ()
+    own = {"own": zones.own, "home": zones.home, "direct": (*DIRECT, *config.non_masquerade)}
+    for name in (*own, "rest", "pods", "nodes"):
+        flags = ("flags interval",) if name in {*own, "rest"} else ()
         for version, ip in IP.items():
-            yield Item("set", f"wt_{zone}{version}"), (f"typeof {ip} saddr", *flags)
-        yield from ((Item("set", f"wt_{zone}{version}", text), "") for version, text in elements)
+            yield Item("set", f"wt_{name}{version}"), (f"typeof {ip} saddr", *flags)
+    for name, networks in own.items():
+        yield from ((Item("set", f"wt_{name}{n.version}", element_text(n)), "") for n in outermost(networks))

@@ -25,9 +25,11 @@ def plan_closed_routes(networks: Iterable[IPNetwork]) -> dict[RouteKey, Route]:
     return {RouteKey(to=n, metric=CLOSED_METRIC): Route(kind=RouteKind.CLOSED) for n in networks}
 
 
-def plan_bypassed(foreign: Collection[ForeignRoute], tunnel: Mapping[RouteKey, Route]) -> frozenset[Problem]:
-    """Others' routes that win over the tunnel's: by a longer prefix, or for the same network by their metric."""
-    ours = {version: _ranges(key for key in tunnel if key.to.version == version) for version in (4, 6)}
+def plan_bypassed(foreign: Collection[ForeignRoute], ours: Mapping[int, "Ranges"]) -> frozenset[Problem]:
+    """Others' routes that win over the tunnel's: by a longer prefix, or for the same network by their metric.
+
+    `ours` are the `ranges` of the tunnel's routes.
+    """
     problems: set[Problem] = set()
     pods = {address for _, address in pod_links(foreign)}
     for route in foreign:
@@ -57,7 +59,7 @@ def keep_closed(
     the longest prefix beats any metric.  Orphans are found in the kernel, so a restart forgets nothing but the time.
     What is not ours stays.
     """
-    claimed = {version: _ranges(key for key in desired if key.to.version == version) for version in (4, 6)}
+    claimed = ranges(desired)
     left = {key: route for key, route in actual.items() if key not in desired}
     since = {
         key: orphaned.get(key, now)
@@ -72,12 +74,16 @@ Ranges = list[tuple[int, int, IPNetwork]]
 """Last and first address of disjoint networks of one family, ascending, and the networks."""
 
 
-def _ranges(keys: Iterable[RouteKey]) -> Ranges:
-    return sorted((*bounds(key.to)[::-1], key.to) for key in keys)
+def ranges(routes: Iterable[RouteKey]) -> dict[int, Ranges]:
+    """The networks of routes that do not overlap, by IP version, for a search by address."""
+    found: dict[int, Ranges] = {4: [], 6: []}
+    for key in routes:
+        found[key.to.version].append((*bounds(key.to)[::-1], key.to))
+    return {version: sorted(of) for version, of in found.items()}
 
 
-def _overlapped(network: IPNetwork, ranges: Ranges) -> IPNetwork | None:
+def _overlapped(network: IPNetwork, among: Ranges) -> IPNetwork | None:
     """The first of the networks that has an address in common."""
     first, last = bounds(network)
-    at = bisect_left(ranges, first, key=itemgetter(0))
-    return ranges[at][2] if at < len(ranges) and ranges[at][1] <= last else None
+    at = bisect_left(among, first, key=itemgetter(0))
+    return among[at][2] if at < len(among) and among[at][1] <= last else None

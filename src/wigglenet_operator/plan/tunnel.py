@@ -1,6 +1,6 @@
 """Who is a peer, where its packets go, and how large they may be."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from wigglenet_operator.model.config import MIN_MTU, AgentConfig
@@ -19,34 +19,10 @@ from wigglenet_operator.model.facts import (
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.timing import PRODUCTION, Timing
-from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership
+from wigglenet_operator.plan.claims import Ownership
 
 SESSION_SECONDS = 180
 """REJECT_AFTER_TIME of the WireGuard paper, section 6.1: after it a session is dead without a handshake."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Members:
-    """The Nodes that take part in the mesh, by key, and those that may not."""
-
-    by_key: Mapping[PublicKey, NodeFacts]
-    problems: frozenset[Problem]
-
-
-def plan_members(others: Iterable[NodeFacts], own: NodeFacts, *, own_key: PublicKey | None) -> Members:
-    """Every other Node with a usable key; of those with one key only the oldest, and what only the past said last of all."""
-    by_key: dict[PublicKey, NodeFacts] = {}
-    problems: set[Problem] = set()
-    for node in sorted(others, key=seniority):
-        if node.public_key is None:
-            continue
-        holder = own if node.public_key == own_key else by_key.setdefault(node.public_key, node)
-        if holder is not node and not node.departed:
-            text = (
-                f"its public key is that of node {holder.name[:NAME_SHOWN]}; remove the key file of one and restart its agent"
-            )
-            problems.add(Problem(code=Code.KeyRepeated, subject=f"node {node.name}", text=text))
-    return Members(by_key=by_key, problems=frozenset(problems))
 
 
 def seniority(node: NodeFacts) -> tuple[bool, str, NodeUID]:
@@ -121,13 +97,18 @@ def plan_node_addresses(node: NodeFacts, ownership: Ownership, families: Familie
     return (*known, endpoint) if endpoint else known
 
 
-def plan_mtu(config: AgentConfig, host: HostFacts, peers: Iterable[Peer]) -> tuple[int, frozenset[Problem]]:
-    """The largest packet of a pod that reaches every peer, in bytes."""
+def plan_mtu(
+    config: AgentConfig,
+    path_mtus: Mapping[IPAddress, int],
+    default_mtu: int | None,
+    peers: Mapping[PublicKey, Peer],
+) -> tuple[int, frozenset[Problem]]:
+    """The largest packet of a pod that reaches every peer, in bytes; `path_mtus` and `default_mtu` as in HostFacts."""
     if config.mtu is not None:
         return config.mtu, frozenset()
     least = MIN_MTU + config.overhead
-    paths = [mtu for p in peers if p.endpoint and (mtu := host.path_mtus.get(p.endpoint.address))]
-    underlay = min(paths, default=host.default_mtu or least)
+    paths = [mtu for p in peers.values() if p.endpoint and (mtu := path_mtus.get(p.endpoint.address))]
+    underlay = min(paths, default=default_mtu or least)
     if underlay < least:
         text = f"the underlay's MTU of {underlay} leaves less than {MIN_MTU} to pods; raise it to {least}"
         subject = f"link {config.link}" if config.tunnelled else f"node {config.node_name}"

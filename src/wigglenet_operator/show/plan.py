@@ -13,7 +13,7 @@ from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, RouteKind
 from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PodNetworkSource, PublicKey
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.plan.desired import plan
+from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.pod_networks import collapsed
 from wigglenet_operator.settings import read_settings
 
