@@ -228,6 +228,13 @@ def test_what_a_node_had_is_free_when_it_is_gone() -> None:
     assert planned_after(*NODES_THERE, heir, before=[NODES_THERE, [*NODES_THERE, numbered(50)], NODES_THERE]) == {"heir"}
 
 
+def test_what_a_larger_network_of_another_took_is_free_when_that_one_shrinks() -> None:
+    wide = replace(numbered(50), spec_pod_cidrs=nets("10.1.6.0/23"), created="2020-01-01T00:00:00Z")
+    narrow = replace(wide, spec_pod_cidrs=nets("10.1.6.0/24"))
+
+    assert planned_after(*NODES_THERE, narrow, before=[[*NODES_THERE, wide]]) == {"n50", "n7"}
+
+
 def test_a_quarrel_of_two_newcomers_is_remembered() -> None:
     quarrel = [*NODES_THERE, numbered(50), replace(numbered(51), pod_cidrs=nets("10.1.48.0/20"))]
 

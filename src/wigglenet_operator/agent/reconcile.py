@@ -10,7 +10,7 @@ from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply,
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.network import HOST
-from wigglenet_operator.model.changes import Changes, diff
+from wigglenet_operator.model.changes import Changes, diff, patched
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Peer, Route, RouteKey
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey, WireGuardKind
@@ -21,6 +21,8 @@ from wigglenet_operator.plan.pod_networks import plan_earlier
 from wigglenet_operator.plan.repairs import count_repairs, hold_back
 from wigglenet_operator.plan.tunnel import seniority
 
+ACKNOWLEDGED = frozenset({"closed", "routes"})
+"""Large state tables that the kernel acknowledges entry by entry, and whose foreign changes are events: not read back."""
 MISSING: Mapping[Any, Any] = {}
 NO_CHANGES: Changes[Any, Any] = diff({}, {})
 PUBLISHED = frozenset({"annotations"})
@@ -37,6 +39,8 @@ class _Intent:
     memory: Memory
     """If it succeeds."""
     fought: frozenset[Problem]
+    whole: Differences
+    """The differences before any were put off."""
 
 
 class Look(Protocol):
@@ -75,6 +79,8 @@ class Reconciler:
         self._desired: DesiredState | None = None
         """Of the last pass, in the light of what was there."""
         self._planned: DesiredState | None = None
+        self._inputs: list[object] = []
+        """What the last settled tables follow from."""
         self._equal: dict[str, tuple[object, object]] = {}
         """What was observed and desired of each table that had no difference in the last pass."""
         self._named: tuple[ClusterState, Mapping[PublicKey, Peer], Mapping[PublicKey, NodeName], int] | None = None
@@ -84,18 +90,17 @@ class Reconciler:
 
         What a table refuses ends up in the report, KernelError if the node cannot be seen.
         """
-        self._stale |= stale
+        stale, self._stale = self._stale | stale, ALL  # should this pass come to nothing
         cluster = self._store.snapshot()
         if cluster is None:
             return WAITING
-        fresh = await self._observe(self._stale)
-        actual = self._observed
-        host = await self._collect(cluster)
+        fresh = await self._observe(stale)
+        actual = dict(self._observed)
+        host = await self._collect(cluster, stale)
         if not self._memory.networks:
             self._memory = replace(self._memory, networks=plan_earlier(_ours(actual.get("closed", {})), host.foreign_routes))
         planned = self._planner.plan(cluster, host, self._memory.networks)
         if planned.desired is None:
-            self._stale = ALL
             steps = await withdraw(self._tables, actual)
             return TurnReport(
                 steps=steps,
@@ -104,10 +109,6 @@ class Reconciler:
                 waiting=True,
                 registered=planned.registered,
             )
-        if self._planned and planned.desired.peers is not self._planned.peers and "peers" not in fresh:
-            fresh |= await self._observe(frozenset({"peers"}))  # what they have sent and received decides about endpoints
-        self._planned = planned.desired
-        self._stale = frozenset()  # what comes from here on is for the next pass
         intent = self._diff(planned, host, fresh)
         steps = await apply(self._tables, intent.differences)
         repairs = count_repairs(intent.differences, self._settled)
@@ -132,10 +133,10 @@ class Reconciler:
                 known[name] = found
         return names
 
-    async def _collect(self, cluster: ClusterState) -> HostFacts:
+    async def _collect(self, cluster: ClusterState, stale: frozenset[str]) -> HostFacts:
         """The host facts, the same object as before if they are equal."""
-        everything = self._stale >= ALL
-        if self._facts and self._facts[0] is cluster and not everything and HOST not in self._stale:
+        everything = stale >= ALL
+        if self._facts and self._facts[0] is cluster and not everything and HOST not in stale:
             return self._facts[1]
         found = await self._look(cluster, resync=everything)
         if self._facts and self._facts[1] == found:
@@ -148,11 +149,8 @@ class Reconciler:
         now, unix_now = self._clock()
         readable = {name: table for name, table in self._observed.items() if not isinstance(table, WigglenetError)}
         before = replace(self._memory, networks=self._memory.networks | planned.networks)
-        times = (now, unix_now)
-        timing, tunnelled = self._config.timing, self._config.tunnelled
-        desired, memory = settle(planned.desired, readable, before, tunnelled=tunnelled, times=times, timing=timing)
-        if "peers" not in fresh and self._desired:  # what was read last has been judged
-            desired, memory = replace(desired, peers=self._desired.peers), replace(memory, sightings=before.sightings)
+        timing = self._config.timing
+        desired, memory = self._settle(planned.desired, readable, before, (now, unix_now), fresh)
         wanted = {name: self._difference(name, table, getattr(desired, name)) for name, table in readable.items()}
         allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now, timing=timing)
         unreadable = {n: t for n, t in self._observed.items() if isinstance(t, WigglenetError)}
@@ -161,7 +159,38 @@ class Reconciler:
             differences={**unreadable, **allowed},
             memory=replace(memory, repairs=repairs),
             fought=fought,
+            whole=wanted,
         )
+
+    def _settle(
+        self,
+        planned: DesiredState,
+        readable: Mapping[str, Mapping[Any, Any]],
+        memory: Memory,
+        times: tuple[float, float],
+        fresh: frozenset[str],
+    ) -> tuple[DesiredState, Memory]:
+        """The desired state in the light of what is there; the same tables as before if nothing has changed for them."""
+        config, last = self._config, self._desired
+        inputs = [planned.peers, planned.closed, planned.sysctls, readable.get("closed"), readable.get("sysctls")]
+        same = len(self._inputs) == len(inputs) and all(a is b for a, b in zip(self._inputs, inputs, strict=True))
+        if last and same and "peers" not in fresh and not memory.orphans:  # orphans go by time
+            return replace(planned, peers=last.peers, closed=last.closed, sysctls=last.sysctls), memory
+        before, peers = self._planned, planned.peers
+        if last and before and "peers" not in fresh:  # what was read last has been judged, but for what is wanted else now
+            peers = {key: peer for key, peer in planned.peers.items() if before.peers.get(key) is not peer}
+        desired, after = settle(
+            *(replace(planned, peers=peers), readable, memory),
+            tunnelled=config.tunnelled,
+            times=times,
+            timing=config.timing,
+        )
+        if last and before and peers is not planned.peers:
+            settled = {key: desired.peers.get(key) or last.peers[key] for key in planned.peers}
+            sightings = {k: s for k, s in memory.sightings.items() if k in planned.peers}
+            desired, after = replace(desired, peers=settled), replace(after, sightings={**sightings, **after.sightings})
+        self._inputs, self._planned = inputs, planned
+        return desired, after
 
     def _difference(self, name: str, actual: Mapping[Any, Any], desired: Mapping[Any, Any]) -> Changes[Any, Any]:
         """The difference of one table; the same two objects as in the last pass, if they had none, are not compared again."""
@@ -186,16 +215,27 @@ class Reconciler:
         """What was not written was not yet seen either: the next turn must want it again."""
         old, memory = self._memory, intent.memory
         self._desired = intent.desired
-        self._stale |= {name for name, step in steps.items() if step.failed or step.wrote}  # a write is read back
+        stale: set[str] = set()
+        for name, step in steps.items():
+            changes = intent.differences[name]
+            if step.wrote and not step.failed and name in ACKNOWLEDGED and not isinstance(changes, WigglenetError):
+                wanted, there = getattr(intent.desired, name), self._observed[name]
+                self._observed[name] = wanted if intent.whole[name] is changes else patched(there, changes)  # type: ignore[arg-type]
+            elif step.failed or step.wrote:  # a write is read back
+                stale.add(name)
+        self._stale = frozenset(stale)
         failed = {name for name, step in steps.items() if step.failed}
         self._settled |= {name: getattr(intent.desired, name) for name in steps.keys() - failed}
-        before = {ident: repair for ident, repair in old.repairs.items() if ident.table in failed}
-        written = {ident: repair for ident, repair in memory.repairs.items() if ident.table not in failed}
+        repairs = memory.repairs
+        if failed:
+            before = {ident: repair for ident, repair in old.repairs.items() if ident.table in failed}
+            written = {ident: repair for ident, repair in memory.repairs.items() if ident.table not in failed}
+            repairs = {**before, **written}
         self._memory = Memory(
             networks=memory.networks,
             sightings=old.sightings if "peers" in failed else memory.sightings,
             orphans=old.orphans if "closed" in failed else memory.orphans,
-            repairs={**before, **written},
+            repairs=repairs,
         )
 
     def _report(self, planned: Plan, host: HostFacts, actual: Observed, steps: Mapping[str, StepReport]) -> TurnReport:

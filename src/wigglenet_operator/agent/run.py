@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's `gc`: in a large cluster 100,000s of values live, and each turn would look at all of them."""
 AFTER_WRITE = frozenset({"peers"})
-"""State tables that change as a consequence of a write, without an event: a new peer shakes hands."""
+"""State tables that change as a consequence of a write of theirs, without an event: a new peer shakes hands."""
 YOUNG = 1
 """The youngest generations of Python's `gc`, which hold what a turn has made."""
 
@@ -224,7 +224,7 @@ class Agent:
         if report.failed:  # what followed from the event is not there yet
             heard, self._heard = None, heard or self._heard
         self._told(report, began=began, heard=heard if report.wrote else None)
-        if report.wrote:
+        if any(step.wrote for name, step in report.steps.items() if name in AFTER_WRITE):
             self._here.call_later(self._config.timing.after_write, self.loop.request, AFTER_WRITE)
         return not report.failed
 

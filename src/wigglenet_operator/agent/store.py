@@ -100,7 +100,7 @@ class ClusterStore:
             self._view = None
         if self._view is None:
             departed = (replace(facts, departed=True) for _, facts in self._said.values())
-            self._view = ClusterState(nodes=frozenset((*self._nodes.values(), *departed)), services=self._services)
+            self._view = ClusterState(nodes=(*self._nodes.values(), *departed), services=self._services)
         return self._view
 
     def _remember(self, before: NodeFacts) -> None:

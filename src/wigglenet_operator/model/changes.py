@@ -5,7 +5,7 @@ For all tables a and d:  patched(a, diff(a, d)) == d   and   not diff(d, d).
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -35,13 +35,23 @@ class Changes(Generic[K, V]):
 
 def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
     """The changes that make `actual` equal to `desired`."""
-    change = {k: v for k, v in desired.items() if k in actual and actual[k] != v}
-    return Changes(
-        add={k: v for k, v in desired.items() if k not in actual},
-        change=change,
-        was={k: actual[k] for k in change},
-        remove={k: v for k, v in actual.items() if k not in desired},
-    )
+    if actual is desired:
+        return Changes(add={}, change={}, was={}, remove={})
+    add: dict[K, V] = {}
+    change: dict[K, V] = {}
+    was: dict[K, V] = {}
+    missing: Any = object()
+    for key, value in desired.items():
+        have = actual.get(key, missing)
+        if have is value:
+            continue
+        if have is missing:
+            add[key] = value
+        elif have != value:
+            change[key], was[key] = value, have
+    nothing_to_remove = len(actual) == len(desired) - len(add)  # then all keys of `actual` were found
+    remove = {} if nothing_to_remove else {k: v for k, v in actual.items() if k not in desired}
+    return Changes(add=add, change=change, was=was, remove=remove)
 
 
 def patched(actual: Mapping[K, V], changes: Changes[K, V]) -> dict[K, V]:

@@ -81,6 +81,16 @@ class RouteKey:
 
     to: IPNetwork
     metric: int
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Computed once: tables of thousands of routes are compared again and again."""
+
+    def __post_init__(self) -> None:
+        """Compute the hash."""
+        object.__setattr__(self, "_hash", hash((self.to, self.metric)))
+
+    def __hash__(self) -> int:
+        """The hash of both fields."""
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

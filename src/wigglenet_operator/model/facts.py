@@ -1,6 +1,6 @@
 """What the cluster and this node say, as values; whether it is believed is decided in `plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -86,7 +86,8 @@ class NodeFacts:
 class ClusterState:
     """One complete view of the cluster: every Node that exists, and what departed Nodes were."""
 
-    nodes: frozenset[NodeFacts]
+    nodes: Collection[NodeFacts]
+    """In no order, each once."""
     services: frozenset[IPNetwork] = frozenset()
     """Ranges of the cluster's Services; empty if nobody tells."""
 

@@ -131,7 +131,7 @@ class Ownership:
         numbers: set[int] = set()
         for first, last in spans:
             at = bisect_left(lasts, first)
-            while at < len(groups) and groups[at][0] <= last and at not in numbers:
+            while at < len(groups) and groups[at][0] <= last:
                 numbers.add(at)
                 at += 1
         changed: set[NodeUID] = set()

@@ -64,9 +64,14 @@ def hold_back(
     differences: Mapping[str, Changes[Any, Any]], repairs: Repairs, *, link: int, now: float, timing: Timing = PRODUCTION
 ) -> tuple[dict[str, Changes[Any, Any]], dict[Ident, Repair], frozenset[Problem]]:
     """What may be written now, what to remember if it succeeds, and what is fought over."""
-    remember = {ident: repair for ident, repair in repairs.items() if now - repair.last < timing.repair_calm}
+    remember = dict(repairs)  # a copy need not hash every key again
+    for ident in [ident for ident, repair in repairs.items() if now - repair.last >= timing.repair_calm]:
+        del remember[ident]
     allowed: dict[str, Changes[Any, Any]] = {}
     for table, changes in differences.items():
+        if not changes:
+            allowed[table] = changes
+            continue
         wanted: dict[Hashable, object] = {**changes.put, **dict.fromkeys(changes.remove, REMOVED)}
         idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
         again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}

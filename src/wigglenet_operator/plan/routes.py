@@ -59,8 +59,10 @@ def keep_closed(
     the longest prefix beats any metric.  Orphans are found in the kernel, so a restart forgets nothing but the time.
     What is not ours stays.
     """
-    claimed = ranges(desired)
     left = {key: route for key, route in actual.items() if key not in desired}
+    if not left:
+        return dict(desired), {}
+    claimed = ranges(desired)
     since = {
         key: orphaned.get(key, now)
         for key, route in left.items()

@@ -168,7 +168,7 @@ def settle_endpoints(  # noqa: PLR0913 - the two states, what is known beside th
         quiet = before is not None and silent and now - before.since > timing.silent_peer
         alive = 0 <= unix_now - have.handshake <= SESSION_SECONDS  # not if the clock was set back
         dark = quiet and not alive
-        settled[key] = want if dark else replace(want, endpoint=have.endpoint)
+        settled[key] = want if dark or have.endpoint == want.endpoint else replace(want, endpoint=have.endpoint)
         if before is not None and silent and not dark:
             remember[key] = before
         else:
