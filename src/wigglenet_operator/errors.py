@@ -4,6 +4,7 @@ WigglenetError
     ConfigError     settings or a file named by them are wrong: the message says which and how to fix it; exit status 2
     KernelError     this node refused an operation; retried with a capped back-off
         MissingLink     nothing that speaks WireGuard holds the link (yet)
+    PendingError    a write goes on; its end is an event
     ApiError        the API server refused or is away; the data plane goes on
 """
 
@@ -24,6 +25,10 @@ class KernelError(WigglenetError):
 
 class MissingLink(KernelError):  # noqa: N818 - a state of the node, named as one in logs
     """There is no WireGuard link to configure."""
+
+
+class PendingError(WigglenetError):
+    """A write has begun and is neither done nor refused; whoever does it asks for a reconcile pass when it ends."""
 
 
 class ApiError(WigglenetError):

@@ -6,10 +6,12 @@ Some rows run with a real agent and kernel in `tests/lab/test_api_faults.py`.
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.contract.agent import InProcess
+from tests.lab.faults.api_server import hangs
 from tests.lab.faults.fault import Fault
 from tests.lab.faults.outages import KEY, ROWS, SILENT, ApiRow, Scene, add_node, announce, outlive, rejoin
 from tests.lab.lab import Lab
@@ -39,12 +41,17 @@ class InProcessScene(Scene):
 
 
 @pytest.fixture
-def scene() -> Iterator[InProcessScene]:
+def timing() -> Timing:
+    return QUICK
+
+
+@pytest.fixture
+def scene(timing: Timing) -> Iterator[InProcessScene]:
     """An agent whose only peer is y."""
     with Lab(api="embedded") as lab:
         lab.add_node("a", agent=False)
         add_node(lab, "y")
-        made = InProcessScene(lab, QUICK)
+        made = InProcessScene(lab, timing)
         with made.process:
             made.recover(seconds=30)
             eventually(lambda: made.requests("watch"), what="a watches")
@@ -70,6 +77,19 @@ def test_what_a_watch_does_not_report_is_found_out_while_it_does_not(scene: InPr
         asked, lasted = scene.requests() - requests, time.monotonic() - began
     assert scene.agent() is agent
     assert asked <= scene.most_requests(lasted), f"{asked} requests in {lasted:.1f} s"
+
+
+@pytest.mark.parametrize("timing", [replace(QUICK, request=60.0)])
+def test_an_annotation_that_the_server_takes_and_never_answers_delays_no_peer(scene: InProcessScene) -> None:
+    with scene.server.misbehaving(hangs("patch")):
+        patches = scene.requests("patch")
+        scene.lab.annotate("a", {"wigglenet/node-ips": '["203.0.113.77"]'})  # which the agent mends
+        eventually(lambda: scene.requests("patch") > patches, what="the agent writes")
+        rejoin(scene.lab, scene.a)
+        scene.recover(seconds=5)
+        announce(scene.lab, "x")
+        scene.recover(seconds=5)
+    assert scene.requests("patch") <= patches + 2, "one write of annotations, and one of the status"
 
 
 def test_what_a_restore_took_back_is_forgotten_and_what_comes_after_it_is_known(scene: InProcessScene) -> None:

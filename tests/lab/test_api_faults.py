@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab.faults.api_server import embedded, hangs
 from tests.lab.faults.outages import KEY, ROWS, ApiRow, Scene, add_node, outlive
 from tests.lab.lab import Lab
-from tests.lab.node import LOG
+from tests.lab.node import LINK, LOG
 from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import WireGuardKind
 
@@ -58,6 +59,27 @@ def test_after_a_fault_the_agent_is_the_same_and_knows_the_nodes_and_has_not_ask
     scene: LabScene, row: ApiRow
 ) -> None:
     outlive(scene, row)
+
+
+def patches(lab: Lab) -> int:
+    """Of agents, so far."""
+    return sum(n for asked, n in embedded(lab).requests.items() if asked.verb == "patch" and asked.user != "admin")
+
+
+def test_an_annotation_that_the_server_never_answers_delays_no_packet(empty_lab: Lab) -> None:
+    a, b = empty_lab.add_node("a"), empty_lab.add_node("b")
+    for node in (a, b):
+        node.wait_ready()
+    one, other = a.pod("pod-a"), b.pod("pod-b")
+    for pod in (one, other):
+        pod.wait_connected()
+    eventually(lambda: one.pings(other.addresses[4], seconds=0.2), what="the pods reach each other")
+    before = patches(empty_lab)
+    with embedded(empty_lab).misbehaving(hangs("patch")):
+        empty_lab.annotate("a", {"wigglenet/node-ips": '["203.0.113.77"]'})  # which the agent mends
+        eventually(lambda: patches(empty_lab) > before, what="a writes, and waits for an answer")
+        a.place.run("ip", "route", "del", b.pod_cidrs[0], "dev", LINK)
+        eventually(lambda: one.pings(other.addresses[4], seconds=0.2), what="the route is back", seconds=1)
 
 
 def test_after_a_long_refusal_a_new_token_is_used_and_the_annotations_of_a_new_node_are_back_at_once(scene: LabScene) -> None:

@@ -221,10 +221,10 @@ class Reconciler:
             if step.wrote and not step.failed and name in ACKNOWLEDGED and not isinstance(changes, WigglenetError):
                 wanted, there = getattr(intent.desired, name), self._observed[name]
                 self._observed[name] = wanted if intent.whole[name] is changes else patched(there, changes)  # type: ignore[arg-type]
-            elif step.failed or step.wrote:  # a write is read back
+            elif step.failed or step.wrote or step.pending:  # a write is read back
                 stale.add(name)
         self._stale = frozenset(stale)
-        failed = {name for name, step in steps.items() if step.failed}
+        failed = {name for name, step in steps.items() if step.failed or step.pending}
         self._settled |= {name: getattr(intent.desired, name) for name in steps.keys() - failed}
         repairs = memory.repairs
         if failed:

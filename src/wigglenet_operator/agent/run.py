@@ -89,7 +89,15 @@ class Agent:
             timing=timing,
         )
         names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
-        annotations = AnnotationTable(api, config.node_name, names=names, published=self._published, answered=self._put)
+        annotations = AnnotationTable(
+            api,
+            config.node_name,
+            names=names,
+            published=self._published,
+            answered=self._put,
+            ended=self.loop.request,
+            timing=timing,
+        )
         tables = {**mesh.tables(), "annotations": annotations}
         self._reconciler = Reconciler(self.store, config, tables, look=mesh.look)
         self._contested: frozenset[Problem] = frozenset()

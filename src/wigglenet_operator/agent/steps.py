@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from wigglenet_operator.errors import WigglenetError
+from wigglenet_operator.errors import PendingError, WigglenetError
 from wigglenet_operator.kernel.ports import KeyedTable
 from wigglenet_operator.model.changes import Changes, diff
 from wigglenet_operator.model.report import Problem, StepReport
@@ -40,9 +40,13 @@ async def apply(tables: Tables, differences: Differences) -> dict[str, StepRepor
             continue
         changes = differences[step.table]
         before = done.keys() if step.needs == ("*",) else done.keys() & set(step.needs)
-        failed = next((name for name in done if name in before & stopped), None)
-        done[step.table] = StepReport(waits_for=failed) if failed and changes else await _step(tables[step.table], changes)
-        if failed or done[step.table].failed:
+        needed = next((name for name in done if name in before & stopped), None)
+        if needed and changes:
+            pending = done[needed].pending
+            done[step.table] = StepReport(waits_for="" if pending else needed, pending=pending)
+        else:
+            done[step.table] = await _step(tables[step.table], changes)
+        if needed or done[step.table].failed or done[step.table].pending:
             stopped.add(step.table)
     return done
 
@@ -77,6 +81,8 @@ async def _step(table: KeyedTable[Any, Any], changes: Changes[Any, Any] | Wiggle
     start = time.monotonic()
     try:
         await table.apply(changes)
+    except PendingError:
+        return StepReport(pending=True, seconds=time.monotonic() - start)
     except WigglenetError as error:
         return StepReport(error=str(error), seconds=time.monotonic() - start)
     seconds = time.monotonic() - start

@@ -1,5 +1,6 @@
 """Our own Node's annotations, its condition, and Events on it: the only things that this agent writes to the cluster."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
@@ -8,12 +9,13 @@ from typing import Any
 
 from kubernetes_asyncio.client import ApiClient
 
-from wigglenet_operator.errors import ApiError
+from wigglenet_operator.errors import ApiError, PendingError
 from wigglenet_operator.kube.access import ask
 from wigglenet_operator.kube.decode import NETWORK_UNAVAILABLE
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.facts import NodeName, NodeUID
 from wigglenet_operator.model.report import Problem
+from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 """RFC 7386: keys that are not named stay as they are."""
@@ -35,7 +37,7 @@ NAME = 253
 class AnnotationTable:
     """Annotations of the own Node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, what, and whom to tell
         self,
         api: ApiClient,
         node: NodeName,
@@ -43,24 +45,37 @@ class AnnotationTable:
         names: Collection[str],
         published: Callable[[], Mapping[str, str]],
         answered: Callable[[Mapping[str, Any]], None],
+        ended: Callable[[], None] = lambda: None,
+        timing: Timing = PRODUCTION,
     ) -> None:
         """`names` are the table's annotations.
 
-        `published` tells what the cluster has, `answered` is given the Node as the server has it after a write.
+        `published` tells what the cluster has, `answered` is given the Node as the server has it after a write.  `ended` is
+        called when a write has ended that `apply` did not wait for.
         """
         self._api = api
         self._node = node
         self._names = names
         self._published = published
-        self._answered = answered
+        self._answered, self._ended, self._timing = answered, ended, timing
+        self._going: asyncio.Task[None] | None = None
 
     async def observe(self) -> dict[str, str]:
         """What the cluster has of these; may be empty."""
         return {k: v for k, v in self._published().items() if k in self._names}
 
     async def apply(self, changes: Changes[str, str]) -> None:
-        """Write, and read back."""
-        await self.write({**changes.put, **dict.fromkeys(changes.remove)})
+        """Write, and read back; PendingError if the server takes its time: then the write goes on, one at a time."""
+        going, self._going = self._going, None
+        if going is None:
+            going = asyncio.create_task(self.write({**changes.put, **dict.fromkeys(changes.remove)}))
+            await asyncio.wait([going], timeout=self._timing.publish_grace)
+            if not going.done():
+                going.add_done_callback(lambda _: self._ended())
+        if not going.done():
+            self._going = going
+            raise PendingError
+        going.result()
 
     async def write(self, annotations: Mapping[str, str | None]) -> None:
         """Merge these annotations into the own Node, None removes one; ApiError if the server has others afterwards."""

@@ -46,6 +46,8 @@ class StepReport:
     error: str = ""
     waits_for: str = ""
     """The step whose failure kept this one from writing what it has to write."""
+    pending: bool = False
+    """Whether its write, or that of a step that it waits for, still goes on; nothing of it is counted here."""
     seconds: float = field(default=0.0, compare=False)
     """How long it wrote."""
 

@@ -56,6 +56,8 @@ class Timing:
     """For the answer to a list of the watch."""
     request: float = 10.0
     """For the answer to any other request."""
+    publish_grace: float = 0.1
+    """How long a reconcile pass waits for the answer to a write of annotations; a slow answer is an event for a later pass."""
     request_retry: float = 1.0
     """Before the second attempt of the watch; doubled for each further one, with up to a half more at random."""
     request_retry_most: float = 15.0
