@@ -95,8 +95,9 @@ def test_an_annotation_that_the_server_takes_and_never_answers_delays_no_peer(sc
 def test_what_a_restore_took_back_is_forgotten_and_what_comes_after_it_is_known(scene: InProcessScene) -> None:
     agent = scene.agent()
     scene.server.snapshot()
+    rejoin(scene.lab, scene.a)
     for _ in range(10):  # the agent writes, too, after the restore
-        rejoin(scene.lab, scene.a)
+        announce(scene.lab, "x")
     scene.recover(seconds=10)
     seen = scene.version()
     scene.server.restore()

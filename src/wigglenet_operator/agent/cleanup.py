@@ -10,8 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kubernetes_asyncio.client import ApiClient
-
 from wigglenet_operator.agent.mesh import BOOT_MARKER, FORMER_SYSCTLS
 from wigglenet_operator.errors import ApiError, KernelError, WigglenetError
 from wigglenet_operator.kernel.at_work import only_agent
@@ -27,6 +25,7 @@ from wigglenet_operator.kernel.wg_uapi import UapiDevice
 from wigglenet_operator.kernel.wireguard import DeviceTable, WireGuardLink
 from wigglenet_operator.kube.access import ApiAccess, ask
 from wigglenet_operator.kube.decode import NETWORK_UNAVAILABLE
+from wigglenet_operator.kube.library import ApiClient
 from wigglenet_operator.kube.publish import REASON, AnnotationTable, remove_condition
 from wigglenet_operator.model.changes import Changes, diff
 from wigglenet_operator.model.config import AgentConfig

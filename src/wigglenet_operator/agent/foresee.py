@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kubernetes_asyncio.client import ApiClient
-
 from wigglenet_operator.agent.mesh import Mesh
 from wigglenet_operator.agent.reconcile import Reconciler
 from wigglenet_operator.agent.store import ClusterStore
@@ -18,6 +16,7 @@ from wigglenet_operator.kernel.ports import KeyedTable
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_node_bodies, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
+from wigglenet_operator.kube.library import ApiClient
 from wigglenet_operator.kube.publish import AnnotationTable
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.config import AgentConfig

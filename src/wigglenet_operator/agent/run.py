@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from kubernetes_asyncio.client import ApiClient
-
 from wigglenet_operator import __version__
 from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.condition import Condition
@@ -32,6 +30,7 @@ from wigglenet_operator.kernel.at_work import only_agent
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.census import list_nodes, list_service_ranges
 from wigglenet_operator.kube.decode import decode_node
+from wigglenet_operator.kube.library import ApiClient
 from wigglenet_operator.kube.operator import KopfOperator
 from wigglenet_operator.kube.publish import AnnotationTable, publish_condition, publish_event
 from wigglenet_operator.model.config import AgentConfig

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientError, ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector
-from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.client.exceptions import ApiException
-from kubernetes_asyncio.config import ConfigException, load_kube_config
 from yaml import YAMLError
 
 from wigglenet_operator.errors import ApiError, ConfigError
+from wigglenet_operator.kube.library import ApiClient, ApiException, ConfigException, Configuration, load_kube_config
 from wigglenet_operator.kube.one_shot import SERVICE_ACCOUNT
 from wigglenet_operator.model.timing import PRODUCTION, Timing
 

@@ -5,10 +5,9 @@ from http import HTTPStatus
 from ipaddress import ip_network
 from typing import Any
 
-from kubernetes_asyncio.client import ApiClient
-
 from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.access import ask
+from wigglenet_operator.kube.library import ApiClient
 from wigglenet_operator.kube.one_shot import METADATA_ONLY, PAGE
 from wigglenet_operator.model.facts import IPNetwork, NodeUID, Version
 

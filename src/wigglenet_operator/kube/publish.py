@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from kubernetes_asyncio.client import ApiClient
-
 from wigglenet_operator.errors import ApiError, PendingError
 from wigglenet_operator.kube.access import ask
 from wigglenet_operator.kube.decode import NETWORK_UNAVAILABLE
+from wigglenet_operator.kube.library import ApiClient
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.facts import NodeName, NodeUID
 from wigglenet_operator.model.report import Problem
