@@ -25,7 +25,7 @@ from wigglenet_operator.errors import ApiError
 from wigglenet_operator.kube.pace import Budget
 from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import Peer, Route, RouteKey, RouteKind
-from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID
+from wigglenet_operator.model.facts import ClusterState, ForeignRoute, HostFacts, NodeFacts, NodeUID, Version
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 from wigglenet_operator.model.timing import PRODUCTION
@@ -632,3 +632,35 @@ def test_the_fake_peers_route_an_address_to_one_peer_only() -> None:
     run(peers.apply(Changes(add={key("c"): one}, change={}, was={}, remove={})))
 
     assert not peers.content[key("b")].allowed_ips
+
+
+def test_an_event_that_is_older_than_the_answer_to_our_own_write_changes_nothing() -> None:
+    now = 0.0
+    requests: list[None] = []
+    store = ClusterStore(lambda: requests.append(None), clock=lambda: now)
+    before, after = A, replace(A, annotations=(("wigglenet/pod-cidrs", "[]"),))
+    store.put(before, Version("7"))
+    store.answer(after, Version("12"))
+    asked = len(requests)
+    store.put(before, Version("9"))
+
+    assert store.own(A.name) == after
+    assert len(requests) == asked, "no pass, no repair"
+    assert not store.behind({A.uid: Version("12")})
+    store.put(before, Version("13"))
+    assert store.own(A.name) == before, "what comes after it counts"
+    store.answer(after, Version("20"))
+    now = PRODUCTION.answer_leads
+    store.put(before, Version("3"))
+    assert store.own(A.name) == before, "a server that was restored is believed"
+
+
+def test_a_node_that_cannot_be_read_is_not_waited_for() -> None:
+    store = ClusterStore(lambda: None)
+    store.expect([A.uid, B.uid])
+    store.put(A, Version("1"))
+    store.pass_over(B.uid, Version("2"))
+
+    assert store.complete
+    assert not store.behind({A.uid: Version("1"), B.uid: Version("2")}), "no other watch would tell more"
+    assert store.behind({A.uid: Version("1"), B.uid: Version("3")})

@@ -209,3 +209,20 @@ def test_service_ranges_are_listed_where_they_are_served(status: int, text: str,
 def test_service_ranges_that_cannot_be_read_are_an_api_error(status: int, text: str) -> None:
     with pytest.raises(ApiError, match="list ServiceCIDRs: "):
         against(answering(text, status=status), list_service_ranges)
+
+
+def test_an_error_without_words_is_told_by_its_name() -> None:
+    class Silent(ApiClient):  # type: ignore[misc]  # the library has no types
+        async def call_api(self, *_: object, **__: object) -> None:
+            raise TimeoutError
+
+    async def main() -> None:
+        api = Silent(Configuration(host="http://127.0.0.1:9"))
+        api.seconds = 1
+        try:
+            await list_nodes(api)
+        finally:
+            await api.close()
+
+    with pytest.raises(ApiError, match=r"^list Nodes: TimeoutError$"):
+        asyncio.run(main())

@@ -10,7 +10,7 @@ import pytest
 from tests.builders import nets
 from wigglenet_operator.errors import ConfigError, KernelError
 from wigglenet_operator.kernel.cni_file import CniFileTable, leased
-from wigglenet_operator.kernel.files import OwnFiles
+from wigglenet_operator.kernel.files import OwnFiles, replace
 from wigglenet_operator.kernel.former_sysctls import FormerSysctls
 from wigglenet_operator.kernel.keys import PrivateKey, load_or_create
 from wigglenet_operator.kernel.pod_file import LARGEST, MOST, PodFile
@@ -362,3 +362,11 @@ def test_what_cannot_be_remembered_is_logged_and_what_cannot_be_read_is_never_ov
     assert (tmp_path / "run/sysctls").read_text() == "[1]"
     with pytest.raises(KernelError, match=r"run/sysctls, which has what settings were.*remove it: settings stay"):
         asyncio.run(settings.observe())
+
+
+def test_the_name_of_a_replaced_file_outlives_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+    replace(tmp_path / "file", b"new", mode=0o600)
+
+    assert synced == [str(tmp_path / ".file.new"), str(tmp_path)], "the content first, then the directory"

@@ -65,3 +65,10 @@ def test_a_program_that_plans_prints_the_same_and_exits_with_0() -> None:
     status, printed, _ = started("plan", str(ROOT / EXAMPLE), "--node", "b")
 
     assert (status, printed) == (0, (ROOT / "tests/golden/three-nodes-b.txt").read_text())
+
+
+def test_a_plan_for_userspace_wireguard_reports_no_other_implementation() -> None:
+    status, printed, _ = started("plan", str(ROOT / EXAMPLE), "--node", "b", WIGGLENET_WG_IMPLEMENTATION="userspace")
+
+    assert status == 0
+    assert "held by" not in printed

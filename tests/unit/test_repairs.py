@@ -222,3 +222,19 @@ def test_a_repair_is_what_brings_back_the_settled_state_and_nothing_else() -> No
     assert count_repairs({"routes": diff(wanted, wanted)}, settled) == {}
     assert count_repairs({"peers": diff(there, wanted)}, settled) == {}, "never settled by this agent"
     assert count_repairs({"routes": KernelError("cannot be read")}, settled) == {}
+
+
+def test_an_element_that_is_fought_over_stays_held_back_while_others_are_written() -> None:
+    ruined = Ruined()
+    ruined.turn()
+    fought = next(item for item in ruined.wanted if item.element and item.name == "wt_own4")
+    without = {item: content for item, content in ruined.wanted.items() if item != fought}
+    ruined.repairs(without, seconds=40, every=0.5)
+    ruined.tables["firewall"].content = dict(without)
+    ruined.store.put(node("c", pods="10.3.0.0/24", internal="192.0.2.3"))
+    ruined.now += 0.1
+    ruined.turn()
+
+    content = ruined.tables["firewall"].content
+    assert fought not in content
+    assert content.keys() - without.keys(), "what the new Node brings"

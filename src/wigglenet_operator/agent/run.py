@@ -154,14 +154,15 @@ class Agent:
         """Kopf's thread: decode there, record here."""
         decoded = decode_node(body, own=self._config.node_name)
         if isinstance(decoded, Problem):
-            self.gone(body, decoded)
+            uid = NodeUID(str(body["metadata"].get("uid")))
+            self._here.call_soon_threadsafe(self._record, time.monotonic(), self._pass_over, uid, _version(body), decoded)
         else:
             self._here.call_soon_threadsafe(self._record, time.monotonic(), self.store.put, decoded, _version(body))
 
-    def gone(self, body: Mapping[str, Any], why: Problem | None = None) -> None:
-        """Kopf's thread: a UID is all that is needed; `why` is what is wrong with one that is there."""
+    def gone(self, body: Mapping[str, Any]) -> None:
+        """Kopf's thread: a UID is all that is needed."""
         uid = NodeUID(str(body["metadata"].get("uid")))
-        self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, uid, why)
+        self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, uid)
 
     def _record(self, event: float, record: Callable[..., None], *arguments: object) -> None:
         """What an event of the given time tells."""
@@ -174,17 +175,21 @@ class Agent:
         self._heard = self._heard or self._event
         self.loop.request()
 
-    def _drop(self, uid: NodeUID, why: Problem | None) -> None:
+    def _drop(self, uid: NodeUID) -> None:
         self._unreadable.pop(uid, None)
-        if why:
-            self._unreadable[uid] = why
         self.store.drop(uid)
+        self.loop.request()
+
+    def _pass_over(self, uid: NodeUID, version: Version, why: Problem) -> None:
+        """A Node that is there and cannot be read."""
+        self._unreadable[uid] = why
+        self.store.pass_over(uid, version)
         self.loop.request()
 
     def _put(self, body: Mapping[str, Any]) -> None:
         decoded = decode_node(body, own=self._config.node_name)
         if isinstance(decoded, NodeFacts) and self.store.knows(decoded.uid):  # it may have been deleted meanwhile
-            self.store.put(decoded, _version(body))
+            self.store.answer(decoded, _version(body))
 
     def _published(self) -> Mapping[str, str]:
         return self.store.published(self._config.node_name)

@@ -19,6 +19,8 @@ class ClusterStore:
         self._nodes: dict[NodeUID, NodeFacts] = {}
         self._versions: dict[NodeUID, Version] = {}
         self._said: dict[NodeName, tuple[float, NodeFacts]] = {}
+        self._answered: dict[NodeUID, tuple[float, Version]] = {}
+        """Until when the answer to a write of our own leads, and its version."""
         self._awaited: set[NodeUID] | None = None
         self._services: frozenset[IPNetwork] = frozenset()
         self._view: ClusterState | None = None
@@ -29,8 +31,23 @@ class ClusterStore:
         """Whether every Node of the first census has been recorded; then it stays true."""
         return self._awaited is not None and not self._awaited
 
+    def answer(self, facts: NodeFacts, version: Version) -> None:
+        """Record the answer to a write of our own: for a while, events of before may still be on their way."""
+        self._answered[facts.uid] = self._clock() + self._timing.answer_leads, version
+        self._record(facts, version)
+
     def put(self, facts: NodeFacts, version: Version = Version("")) -> None:  # noqa: B008 - a string by another name
-        """Record a Node as it is now; the same facts again change nothing."""
+        """Record a Node as it is now; the same facts again change nothing.
+
+        An event that is older than an answer of a moment ago changes nothing either.
+        """
+        until, answered = self._answered.get(facts.uid, (0.0, version))
+        if self._clock() < until and version != answered and _older(version, answered):
+            return
+        self._answered.pop(facts.uid, None)
+        self._record(facts, version)
+
+    def _record(self, facts: NodeFacts, version: Version) -> None:
         was_complete, before = self.complete, self._nodes.get(facts.uid)
         self._versions[facts.uid] = version
         if before != facts:
@@ -57,6 +74,7 @@ class ClusterStore:
         """A Node is gone, and what its agent said is told for a while longer; one that is not known is fine."""
         was_complete, before = self.complete, self._nodes.pop(uid, None)
         self._versions.pop(uid, None)
+        self._answered.pop(uid, None)
         if before is not None:
             self._view = None
             self._remember(before)
@@ -64,6 +82,11 @@ class ClusterStore:
             self._awaited.discard(uid)
         if before is not None or self.complete != was_complete:
             self._changed()
+
+    def pass_over(self, uid: NodeUID, version: Version) -> None:
+        """Record that this version of a Node has come, and cannot be read: no other watch would tell more."""
+        self.drop(uid)
+        self._versions[uid] = version
 
     def expect(self, uids: Iterable[NodeUID]) -> None:
         """What a census found: complete from when all of it has been recorded. Later calls change nothing."""
@@ -119,6 +142,11 @@ class ClusterStore:
         """The `wigglenet/` annotations of the youngest Node of that name; empty without one."""
         youngest = self.own(name)
         return dict(youngest.annotations) if youngest else {}
+
+
+def _older(version: Version, than: Version) -> bool:
+    """Versions are numbers that grow, but for a server whose storage was restored (Kubernetes, KEP-5504)."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def _silenced(before: NodeFacts, now: NodeFacts) -> bool:

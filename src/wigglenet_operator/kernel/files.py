@@ -22,8 +22,19 @@ def replace(path: Path, content: bytes, *, mode: int) -> None:
             file.flush()
             os.fsync(descriptor)
         temporary.rename(path)
+        _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new name outlive a crash of the machine; a file system that cannot do so has done what it can."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def unfinished(path: Path) -> Path:

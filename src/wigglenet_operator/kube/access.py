@@ -140,7 +140,7 @@ async def ask(  # noqa: PLR0913 - the one door for every request
         )
         text = await reply.read()
     except (ApiException, ClientError, OSError, TimeoutError) as error:
-        raise ApiError(f"{what}: {error or type(error).__name__}") from error
+        raise ApiError(f"{what}: {str(error) or type(error).__name__}") from error
     try:
         answer = json.loads(text)
     except ValueError:

@@ -38,7 +38,7 @@ def node_annotations(host: str, port: int, directory: Path = SERVICE_ACCOUNT) ->
             if not token:
                 return found
     except (OSError, HTTPException) as error:
-        raise ApiError(f"list Nodes: {error or type(error).__name__}") from error
+        raise ApiError(f"list Nodes: {str(error) or type(error).__name__}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ApiError(f"list Nodes: the API server answers something else: {error!r}") from error
     finally:

@@ -40,6 +40,8 @@ class Timing:
 
     departed_node: float = 60.0
     """How long the last facts of a Node count that was deleted, or lost its annotations; it may come back unchanged."""
+    answer_leads: float = 5.0
+    """How long the answer to a write counts for more than an event of an older version, which is late then."""
     orphaned_route: float = 600.0
     """How long the unreachable route of a pod network stays when no Node claims the network any more.
 

@@ -11,7 +11,7 @@ from wigglenet_operator.model.changes import Changes
 from wigglenet_operator.model.desired import RouteKey
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import FAMILY, TABLE
+from wigglenet_operator.model.ruleset import FAMILY, TABLE, Item
 from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 AT_ONCE = 5
@@ -76,8 +76,10 @@ def hold_back(
         idents = {key: Ident(table=table, key=key, link=link) for key in wanted}
         again = {k: r for k in wanted if (r := remember.get(idents[k])) and r.value == wanted[k]}
         held = {key for key, repair in again.items() if now < repair.last + repair.pause(timing)}
-        if table == "firewall" and held != wanted.keys():  # one transaction, parts of which need others: all or nothing
-            held = set()
+        if table == "firewall" and held != wanted.keys():  # one transaction: what others in it may need is not put off
+            held = {
+                item for item in held if isinstance(item, Item) and item.element and item._replace(element="") not in wanted
+            }
         for key in wanted.keys() - held:
             count = again[key].count + 1 if key in again else 1
             remember[idents[key]] = Repair(value=wanted[key], count=count, last=now)

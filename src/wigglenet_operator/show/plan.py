@@ -11,7 +11,15 @@ from wigglenet_operator.kernel.pod_file import PodFile
 from wigglenet_operator.kube.decode import decode_node
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, RouteKind
-from wigglenet_operator.model.facts import ClusterState, HostFacts, NodeFacts, NodeName, PodNetworkSource, PublicKey
+from wigglenet_operator.model.facts import (
+    ClusterState,
+    HostFacts,
+    NodeFacts,
+    NodeName,
+    PodNetworkSource,
+    PublicKey,
+    WireGuardKind,
+)
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.plan.planner import plan
 from wigglenet_operator.plan.pod_networks import collapsed
@@ -34,6 +42,7 @@ def show_plan(file: Path, node: str, environment: Mapping[str, str]) -> str:
     host = HostFacts(
         public_key=(own.public_key or NO_KEY) if config.tunnelled else None,
         default_mtu=UNDERLAY_MTU,
+        wireguard=(config.wireguard or WireGuardKind.KERNEL) if config.tunnelled else None,
         node_ips=own.node_ips,
         offers={PodNetworkSource.FILE: PodFile(Path(config.source_path)).offer()} if config.source_path else {},
     )
