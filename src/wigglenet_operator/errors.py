@@ -15,6 +15,11 @@ class WigglenetError(Exception):
     """The root of everything that this package raises on purpose."""
 
 
+def describe(error: BaseException) -> str:
+    """The words of an error, or its name if it has none: a time-out often has none."""
+    return str(error) or type(error).__name__
+
+
 class ConfigError(WigglenetError):
     """The administrator has to change something; the message has one mistake a line."""
 

@@ -4,7 +4,7 @@ What a mode does not have is looked for all the same, for a former mode may have
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import chain
@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from wigglenet_operator.agent.loop import ALL
 from wigglenet_operator.agent.steps import Tables
+from wigglenet_operator.errors import KernelError
 from wigglenet_operator.kernel import monitor
 from wigglenet_operator.kernel.cni_file import CniFileTable
 from wigglenet_operator.kernel.former_sysctls import OF_WIREGUARD, FormerSysctls
@@ -138,18 +139,28 @@ class Mesh:
         """
 
         def moved(events: Sequence[Message] | None) -> None:
-            if events is None:
+            try:
+                stale = ALL if events is None else frozenset(chain.from_iterable(map(self._network.follow, events)))
+            except KernelError as error:  # what an event says is lost
+                log.warning("an event of the network cannot be followed, everything is listed anew: %s", error)
+                stale = ALL
+            if stale >= ALL:
                 self._network.forget()
-                changed(ALL)
-            elif stale := frozenset(chain.from_iterable(map(self._network.follow, events))):
+            if stale:
                 changed(stale)
 
+        def concerns(tables: Collection[str]) -> Callable[[], None]:
+            return partial(changed, frozenset(tables))
+
         ours = {Path(path).parent for path in (self._config.cni_path, self._config.key_path)}
-        files, socket, firewall, host = {"cni", "key", HOST}, OF_OUR_LINK, {"firewall", HOST}, {HOST}
-        tell = [partial(changed, frozenset(stale)) for stale in (files, socket, firewall, host)]
-        follow = [source.follow(tell[3]) for source in self._sources.values()]
-        watch = [monitor.watch(moved), monitor.watch_files(ours, tell[0]), monitor.watch_files([DIRECTORY], tell[1])]
-        return [*watch, self._firewall.watch(tell[2]), self._peers.keep_primed(), *follow]
+        return [
+            monitor.watch(moved),
+            monitor.watch_files(ours, concerns({"cni", "key", HOST})),
+            monitor.watch_files([DIRECTORY], concerns(OF_OUR_LINK)),
+            self._firewall.watch(concerns({"firewall", HOST})),
+            self._peers.keep_primed(),
+            *(source.follow(concerns({HOST})) for source in self._sources.values()),
+        ]
 
     async def look(self, cluster: ClusterState, *, resync: bool = True) -> HostFacts:
         """What the plan must know of this node; KernelError if it cannot be read.

@@ -10,7 +10,7 @@ from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply,
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.network import HOST
-from wigglenet_operator.model.changes import Changes, diff, patched
+from wigglenet_operator.model.changes import NO_CHANGES, Changes, diff, patched
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Peer, Route, RouteKey
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey, WireGuardKind
@@ -23,8 +23,6 @@ from wigglenet_operator.plan.tunnel import seniority
 
 ACKNOWLEDGED = frozenset({"closed", "routes"})
 """Large state tables that the kernel acknowledges entry by entry, and whose foreign changes are events: not read back."""
-MISSING: Mapping[Any, Any] = {}
-NO_CHANGES: Changes[Any, Any] = diff({}, {})
 PUBLISHED = frozenset({"annotations"})
 """State tables that cost nothing to read."""
 WAITING = TurnReport(steps={}, problems=frozenset(), waiting=True, registered=False)
@@ -126,7 +124,7 @@ class Reconciler:
     async def _observe(self, stale: frozenset[str]) -> frozenset[str]:
         """Read those state tables anew, and what could not be read before; the names of what was read."""
         known = self._observed
-        unread = {name for name in self._tables if isinstance(known.get(name, MISSING), WigglenetError)}
+        unread = {name for name in self._tables if isinstance(known.get(name), WigglenetError)}
         names = frozenset(self._tables) if stale >= ALL else frozenset(self._tables) & (stale | unread | PUBLISHED)
         for name, found in (await observe(self._tables, [name for name in self._tables if name in names])).items():
             if isinstance(found, WigglenetError) or known.get(name) != found or name == "peers":  # counters are no difference
@@ -217,10 +215,11 @@ class Reconciler:
         self._desired = intent.desired
         stale: set[str] = set()
         for name, step in steps.items():
-            changes = intent.differences[name]
-            if step.wrote and not step.failed and name in ACKNOWLEDGED and not isinstance(changes, WigglenetError):
-                wanted, there = getattr(intent.desired, name), self._observed[name]
-                self._observed[name] = wanted if intent.whole[name] is changes else patched(there, changes)  # type: ignore[arg-type]
+            changes, there = intent.differences[name], self._observed[name]
+            acknowledged = step.wrote and not step.failed and name in ACKNOWLEDGED
+            if acknowledged and isinstance(changes, Changes) and not isinstance(there, WigglenetError):
+                everything = intent.whole[name] is changes
+                self._observed[name] = getattr(intent.desired, name) if everything else patched(there, changes)
             elif step.failed or step.wrote or step.pending:  # a write is read back
                 stale.add(name)
         self._stale = frozenset(stale)

@@ -51,16 +51,15 @@ class ClusterStore:
         was_complete, before = self.complete, self._nodes.get(facts.uid)
         self._versions[facts.uid] = version
         if before != facts:
-            self._nodes[facts.uid], self._view = facts, None
+            self._nodes[facts.uid] = facts
         if before is not None and _silenced(before, facts):
             self._remember(before)
         elif (kept := self._said.get(facts.name)) and kept[1].uid == facts.uid and not _silenced(kept[1], facts):
             del self._said[facts.name]
-            self._view = None
         if self._awaited:
             self._awaited.discard(facts.uid)
         if before != facts or self.complete != was_complete:
-            self._changed()
+            self._notify()
 
     def count(self) -> int:
         """How many have been recorded and not been dropped."""
@@ -76,12 +75,11 @@ class ClusterStore:
         self._versions.pop(uid, None)
         self._answered.pop(uid, None)
         if before is not None:
-            self._view = None
             self._remember(before)
         if self._awaited:
             self._awaited.discard(uid)
         if before is not None or self.complete != was_complete:
-            self._changed()
+            self._notify()
 
     def pass_over(self, uid: NodeUID, version: Version) -> None:
         """Record that this version of a Node has come, and cannot be read: no other watch would tell more."""
@@ -93,13 +91,13 @@ class ClusterStore:
         if not self.complete:
             self._awaited = set(uids) - self._nodes.keys()
             if self.complete:
-                self._changed()
+                self._notify()
 
     def serve(self, services: frozenset[IPNetwork]) -> None:
         """Record the ranges of Services."""
         if services != self._services:
-            self._services, self._view = services, None
-            self._changed()
+            self._services = services
+            self._notify()
 
     def missing(self, listed: Mapping[NodeUID, Version]) -> dict[NodeUID, NodeName]:
         """What has been recorded and a census lacks."""
@@ -131,7 +129,11 @@ class ClusterStore:
         kept = self._said.get(before.name)
         if before.public_key is not None and (kept is None or kept[1].uid != before.uid):
             self._said[before.name] = (self._clock(), before)
-            self._view = None
+
+    def _notify(self) -> None:
+        """A plan could see a change: the next snapshot is another one."""
+        self._view = None
+        self._changed()
 
     def own(self, name: NodeName) -> NodeFacts | None:
         """The youngest Node of that name; None without one."""

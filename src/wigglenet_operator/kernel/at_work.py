@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wigglenet_operator.errors import KernelError
+from wigglenet_operator.errors import KernelError, describe
 
 SOCKETS = Path("/proc/self/net/unix")
 """Of this network namespace; abstract names begin with @ (unix(7))."""
@@ -52,7 +52,7 @@ def agent_word(host: str, port: int) -> dict[str, Any]:
     try:
         answer = json.loads(_reply(host, port).partition(b"\r\n\r\n")[2])
     except (OSError, ValueError, RecursionError) as error:
-        raise KernelError(f"ask the agent at {host}:{port}: {str(error) or type(error).__name__}") from error
+        raise KernelError(f"ask the agent at {host}:{port}: {describe(error)}") from error
     if not isinstance(answer, dict):
         raise KernelError(f"ask the agent at {host}:{port}: it answers something else")
     return answer

@@ -2,7 +2,7 @@
 
 A list of all links and routes in every pass would cost in proportion to the number of pods, and a route look-up for each Node
 0.7 s of CPU for 1,000 Nodes. So an event changes the one link or route that it is about, and discards the paths that the
-route covers. The lists are made anew at each resync, and after events were lost.
+route covers. Links and addresses are listed anew at each resync, and everything after events were lost.
 
 Source: rtnetlink(7), linux/rtnetlink.h.
 """
@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from wigglenet_operator.kernel.addresses import Address, dump_addresses, link_of_address
-from wigglenet_operator.kernel.link import DELLINK, NEWLINK, FoundLink, dump_links, link_named, link_of_event, read_link
+from wigglenet_operator.kernel.link import DELLINK, NEWLINK, FoundLink, dump_links, link_of_event, read_link
 from wigglenet_operator.kernel.netlink import APPEND, OWN_PORT, REPLACE, Message, attributes
 from wigglenet_operator.kernel.routes import (
     DELROUTE,
@@ -29,7 +29,6 @@ from wigglenet_operator.kernel.routes import (
 from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress, IPNetwork, bounds
 
 NEWADDR, DELADDR = 20, 21
-NEWNETCONF, DELNETCONF = 80, 81
 NETCONFMSG, NETCONFA_IFINDEX = 4, 1
 """Bytes of struct netconfmsg with its padding; the link, -1 for all and -2 for those to come (linux/netconf.h)."""
 SCOPE_UNIVERSE = 0
@@ -39,9 +38,6 @@ HOST = "host"
 """Stands for the host facts among the names of state tables."""
 OF_OUR_LINK = frozenset({"device", "link", "addresses", "peers", "routes", "sysctls", HOST})
 """State tables that an event of our own link may concern."""
-EVERYTHING = frozenset({"closed", *OF_OUR_LINK})
-"""State tables that a lost event may concern."""
-
 
 Way = tuple[IPNetwork, int, int]
 """Destination, metric and link of a route."""
@@ -87,8 +83,6 @@ class NodeNetwork:
     def follow(self, message: Message) -> frozenset[str]:
         """Take in one event; the state tables that it may concern, and HOST if the host facts may be other ones."""
         kind = message.kind
-        if self._listed is None:
-            self._known()
         if kind in {NEWLINK, DELLINK}:
             return self._follow_link(message)
         if kind in {NEWADDR, DELADDR}:
@@ -220,9 +214,9 @@ class NodeNetwork:
 
     def _foreign(self, listed: _Listed) -> dict[Way, FoundRoute]:
         if listed.foreign is None:
-            own = link_named(self._own)
+            own = {index for index, link in listed.links.items() if link.name == self._own}
             routes = (route for route in dump_routes(kind=UNICAST) if route.protocol != PROTOCOL_KERNEL)
-            listed.foreign = {(r.to, r.metric, r.oif): r for r in routes if not (own and r.oif == own.index)}
+            listed.foreign = {(r.to, r.metric, r.oif): r for r in routes if r.oif not in own}
         return listed.foreign
 
     def _addresses(self) -> list[Address]:

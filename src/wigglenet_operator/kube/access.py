@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import ClientError, ClientHandlerType, ClientRequest, ClientResponse, ClientSession, TCPConnector
 from yaml import YAMLError
 
-from wigglenet_operator.errors import ApiError, ConfigError
+from wigglenet_operator.errors import ApiError, ConfigError, describe
 from wigglenet_operator.kube.library import ApiClient, ApiException, ConfigException, Configuration, load_kube_config
 from wigglenet_operator.kube.one_shot import SERVICE_ACCOUNT
 from wigglenet_operator.model.timing import PRODUCTION, Timing
@@ -140,7 +140,7 @@ async def ask(  # noqa: PLR0913 - the one door for every request
         )
         text = await reply.read()
     except (ApiException, ClientError, OSError, TimeoutError) as error:
-        raise ApiError(f"{what}: {str(error) or type(error).__name__}") from error
+        raise ApiError(f"{what}: {describe(error)}") from error
     try:
         answer = json.loads(text)
     except ValueError:

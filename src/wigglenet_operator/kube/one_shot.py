@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wigglenet_operator.errors import ApiError
+from wigglenet_operator.errors import ApiError, describe
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 3
@@ -38,7 +38,7 @@ def node_annotations(host: str, port: int, directory: Path = SERVICE_ACCOUNT) ->
             if not token:
                 return found
     except (OSError, HTTPException) as error:
-        raise ApiError(f"list Nodes: {str(error) or type(error).__name__}") from error
+        raise ApiError(f"list Nodes: {describe(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ApiError(f"list Nodes: the API server answers something else: {error!r}") from error
     finally:

@@ -66,6 +66,9 @@ class AnnotationTable:
     async def apply(self, changes: Changes[str, str]) -> None:
         """Write, and read back; PendingError if the server takes its time: then the write goes on, one at a time."""
         going, self._going = self._going, None
+        if going is not None and going.done():  # too late for a pass before this one
+            going.result()
+            going = None
         if going is None:
             going = asyncio.create_task(self.write({**changes.put, **dict.fromkeys(changes.remove)}))
             await asyncio.wait([going], timeout=self._timing.publish_grace)

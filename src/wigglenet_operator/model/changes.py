@@ -33,10 +33,13 @@ class Changes(Generic[K, V]):
         return {**self.add, **self.change}
 
 
+NO_CHANGES: Changes[Any, Any] = Changes(add={}, change={}, was={}, remove={})
+
+
 def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
     """The changes that make `actual` equal to `desired`."""
     if actual is desired:
-        return Changes(add={}, change={}, was={}, remove={})
+        return NO_CHANGES
     add: dict[K, V] = {}
     change: dict[K, V] = {}
     was: dict[K, V] = {}

@@ -47,8 +47,6 @@ from wigglenet_operator.plan.tunnel import Families, plan_families, plan_mtu, pl
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
 NOTHING: Mapping[Any, Any] = {}
 
 
@@ -74,7 +72,6 @@ class _Common:
 class _Share:
     """What one Node adds."""
 
-    announced: tuple[IPNetwork, ...] = ()
     peers: Mapping[PublicKey, Peer] = field(default_factory=dict)
     closed: Mapping[RouteKey, Route] = field(default_factory=dict)
     routes: Mapping[RouteKey, Route] = field(default_factory=dict)
@@ -120,8 +117,10 @@ class Planner:
         self._cluster: ClusterState | None = None
         self._known: dict[NodeName, NodeFacts] = {}
         self._forget()
-        self._last: dict[str, object] = {}
+        self._values: dict[str, object] = {}
         """The last value of each stage that is cheap, so that an equal one is the same object."""
+        self._results: dict[str, tuple[tuple[object, ...], object]] = {}
+        """Inputs and last result of each other stage."""
 
     def _forget(self) -> None:
         """All that follows from Nodes is to be planned anew."""
@@ -131,7 +130,7 @@ class Planner:
         self._planned: tuple[Mapping[NodeName, NodeFacts], NodeFacts] | None = None
         self._shares: dict[NodeName, _Share] = {}
         self._by_key: dict[PublicKey, dict[NodeName, NodeFacts]] = {}
-        self._sums: dict[str, _Sum[Any, Any]] = {f.name: _Sum() for f in fields(_Share) if f.name != "announced"}
+        self._sums: dict[str, _Sum[Any, Any]] = {f.name: _Sum() for f in fields(_Share)}
 
     def plan(self, cluster: ClusterState, host: HostFacts, earlier: Collection[IPNetwork] = ()) -> Plan:
         """The plan for this cluster and these host facts, whatever was planned before."""
@@ -204,13 +203,16 @@ class Planner:
         touched: set[PublicKey] = set()
         for name, node in gone.items():
             if node.public_key and name != own.name:
-                self._by_key[node.public_key].pop(name)
+                holders = self._by_key[node.public_key]
+                del holders[name]
+                if not holders:
+                    del self._by_key[node.public_key]
                 touched.add(node.public_key)
         for name, node in came.items():
             if node.public_key and name != own.name:
                 self._by_key.setdefault(node.public_key, {})[name] = node
                 touched.add(node.public_key)
-        return {name for key in touched for name in self._by_key[key]}
+        return {name for key in touched for name in self._by_key.get(key, ())}
 
     def _share(self, node: NodeFacts, common: _Common) -> _Share:
         config, ownership = self._config, self._ownership
@@ -218,10 +220,10 @@ class Planner:
         firewall = plan_elements(plan_node_zones(node, ownership, common.families), common.lengths, common.asked)
         problems = dict.fromkeys(() if node.departed else node.problems)
         if config.firewall_only:
-            return _Share(announced=announced, firewall=firewall, problems=problems)
+            return _Share(firewall=firewall, problems=problems)
         tunnelled = config.tunnelled & common.versions if common.own_key else frozenset()
         closed = plan_closed_routes(n for n in announced if n.version in tunnelled)
-        share = _Share(announced=announced, firewall=firewall, problems=problems, closed=closed)
+        share = _Share(firewall=firewall, problems=problems, closed=closed)
         key, own = node.public_key, self._nodes[config.node_name]
         if node is own or key is None:
             return share
@@ -240,7 +242,7 @@ class Planner:
         config, ownership = self._config, self._ownership
         assert self._common  # noqa: S101 - the shares are planned
         sums = {name: total.value for name, total in self._sums.items()}
-        networks = self._shares[own.name].announced
+        networks = plan_node_networks(own, ownership)
         contested = ownership.problems | sums["contested"].keys()
         problems = ownership.problems | sums["problems"].keys() | plan_dropped(host.dropping_chains, networks)
         zones = self._same("zones", plan_local_zones(own, ownership, host.foreign_routes))
@@ -281,17 +283,17 @@ class Planner:
 
     def _same(self, name: str, value: V) -> V:
         """The last value of that name if it is equal, so that what follows from it is not planned again."""
-        if self._last.get(name) != value:
-            self._last[name] = value
-        same: Any = self._last[name]
+        if self._values.get(name) != value:
+            self._values[name] = value
+        same: Any = self._values[name]
         known: V = same
         return known
 
     def _once(self, name: str, work: Callable[..., V], *inputs: object) -> V:
         """The result of `work`, which is not called again for the same objects."""
-        last: Any = self._last.get(name)
-        if last is None or len(last[0]) != len(inputs) or any(a is not b for a, b in zip(last[0], inputs, strict=True)):
-            last = self._last[name] = inputs, work(*inputs)
+        last: Any = self._results.get(name)
+        if last is None or any(a is not b for a, b in zip(last[0], inputs, strict=True)):
+            last = self._results[name] = inputs, work(*inputs)
         result: V = last[1]
         return result
 
