@@ -746,6 +746,26 @@ def test_a_table_that_is_changed_during_each_listing_is_given_up(
     bench.run(walk)
 
 
+def test_who_changes_the_table_while_it_is_listed_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel counts a transaction before it tells of it: a listing may have begun by then."""
+    meddler = tmp_path / "meddler"
+    meddler.symlink_to("/usr/sbin/nft")
+    meddling = f"mkdir {tmp_path}/done 2>/dev/null && (exec {meddler} flush ruleset)"
+
+    async def walk(table: Tables) -> None:
+        await brought_to(table, WANTED)
+        bench.others(f"add rule {P} wt_inbound4 accept")
+        fake_nft(tmp_path, monkeypatch, f'{meddling}; exec /usr/sbin/nft "$@"')
+        await table.observe()
+
+    bench.run(walk)
+    (message,) = caplog.messages
+    assert "process meddler, pid " in message
+    assert "process nft, pid " in message
+
+
 def test_a_change_between_our_write_and_the_next_look_is_not_taken_for_ours(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

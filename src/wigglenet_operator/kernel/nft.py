@@ -10,7 +10,7 @@ from signal import Signals
 
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.kernel.nft_text import parse, render_changes, render_replacement
-from wigglenet_operator.kernel.nft_watch import NftWatch
+from wigglenet_operator.kernel.nft_watch import Author, NftWatch
 from wigglenet_operator.kernel.program import run
 from wigglenet_operator.model.changes import Changes, patched
 from wigglenet_operator.model.ruleset import FAMILY, TABLE, Content, Item, Ruleset
@@ -39,8 +39,7 @@ class NftTable:
         self._watch.read()
         known = self._actual
         if known is None or self._watch.authors or self._watch.seen != self._watch.generation():
-            authors = list(self._watch.authors)
-            self._actual = await self._listed()
+            self._actual, authors = await self._listed()
             if known is not None and known != self._actual:
                 by = ", ".join(dict.fromkeys(f"process {author.name}, pid {author.pid}" for author in authors)) or "unknown"
                 log.warning("table %s %s was changed by somebody else: %s; it is put back", FAMILY, TABLE, by)
@@ -80,14 +79,17 @@ class NftTable:
 
         await self._watch.watch(news)
 
-    async def _listed(self) -> dict[Item, Content]:
+    async def _listed(self) -> tuple[dict[Item, Content], list[Author]]:
+        """What is in the table, and who has changed it since the last listing, also while this one was made."""
+        authors: list[Author] = []
         for _ in range(LISTINGS):
+            authors += self._watch.authors
             self._watch.authors.clear()
             self._watch.seen = self._watch.generation()
             listing = await nft("-s", "list", "table", FAMILY, TABLE, missing="")
             self._watch.read()
             if not self._watch.authors:
-                return parse(listing)
+                return parse(listing), authors
         raise KernelError(f"list table {FAMILY} {TABLE}: others change it all the time")
 
     @staticmethod

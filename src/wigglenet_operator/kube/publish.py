@@ -73,11 +73,17 @@ class AnnotationTable:
             going = asyncio.create_task(self.write({**changes.put, **dict.fromkeys(changes.remove)}))
             await asyncio.wait([going], timeout=self._timing.publish_grace)
             if not going.done():
-                going.add_done_callback(lambda _: self._ended())
+                going.add_done_callback(self._end)
         if not going.done():
             self._going = going
             raise PendingError
         going.result()
+
+    def _end(self, going: asyncio.Task[None]) -> None:
+        """Ask for a pass, which gets the result; the agent may end before it does, and asyncio then complains of an error."""
+        if not going.cancelled():
+            going.exception()
+        self._ended()
 
     async def write(self, annotations: Mapping[str, str | None]) -> None:
         """Merge these annotations into the own Node, None removes one; ApiError if the server has others afterwards."""
