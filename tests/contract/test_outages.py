@@ -5,8 +5,9 @@ Some rows run with a real agent and kernel in `tests/lab/test_api_faults.py`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.lab.faults.outages import KEY, ROWS, SILENT, ApiRow, Scene, add_node,
 from tests.lab.lab import Lab
 from tests.lab.timing import QUICK
 from tests.lab.wait import eventually
+from wigglenet_operator.agent.run import Agent
 from wigglenet_operator.model.timing import Timing
 
 pytestmark = pytest.mark.embedded
@@ -77,6 +79,31 @@ def test_what_a_watch_does_not_report_is_found_out_while_it_does_not(scene: InPr
         asked, lasted = scene.requests() - requests, time.monotonic() - began
     assert scene.agent() is agent
     assert asked <= scene.most_requests(lasted), f"{asked} requests in {lasted:.1f} s"
+
+
+def test_heartbeats_are_recorded_and_cost_neither_a_handler_call_nor_a_new_watch(
+    scene: InProcessScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    seen = Agent.seen
+
+    def spied(agent: Agent, body: Mapping[str, Any]) -> None:
+        told.append(body["metadata"]["name"])
+        seen(agent, body)
+
+    monkeypatch.setattr(Agent, "seen", spied)
+    watches, lists = scene.requests("watch"), scene.requests("list")
+    for beat in range(30):
+        condition = {"type": "Ready", "status": "True", "lastHeartbeatTime": f"2026-01-01T00:00:{beat:02d}Z"}
+        scene.admin.patch("/api/v1/nodes/y/status", {"status": {"conditions": [condition]}})
+    eventually(lambda: scene.requests("list") > lists + 8, what="four censuses, of Nodes and Services", seconds=60)
+    quiet = told.count("y")
+    announce(scene.lab, "y")
+    scene.recover(seconds=10)
+
+    assert quiet == 0
+    assert told.count("y") == 1
+    assert scene.requests("watch") <= watches + 1, "it ends after a time of its own"
 
 
 @pytest.mark.parametrize("timing", [replace(QUICK, request=60.0)])

@@ -159,10 +159,22 @@ class Agent:
         else:
             self._here.call_soon_threadsafe(self._record, time.monotonic(), self.store.put, decoded, _version(body))
 
+    def facts(self, body: Mapping[str, Any]) -> NodeFacts | Problem:
+        """Kopf's thread: what `seen` would record."""
+        return decode_node(body, own=self._config.node_name)
+
+    def unchanged(self, body: Mapping[str, Any]) -> None:
+        """Kopf's thread: only the version is another one."""
+        self._here.call_soon_threadsafe(self._touch, body)
+
     def gone(self, body: Mapping[str, Any]) -> None:
         """Kopf's thread: a UID is all that is needed."""
         uid = NodeUID(str(body["metadata"].get("uid")))
         self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, uid)
+
+    def _touch(self, body: Mapping[str, Any]) -> None:
+        if not self.store.touch(NodeUID(str(body["metadata"].get("uid"))), _version(body)):
+            self.seen(body)  # a census has missed it
 
     def _record(self, event: float, record: Callable[..., None], *arguments: object) -> None:
         """What an event of the given time tells."""

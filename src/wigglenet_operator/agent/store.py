@@ -86,6 +86,12 @@ class ClusterStore:
         self.drop(uid)
         self._versions[uid] = version
 
+    def touch(self, uid: NodeUID, version: Version) -> bool:
+        """Record that a Node is as before in this version; whether it is known, for nothing is recorded of another one."""
+        if known := uid in self._versions:
+            self._versions[uid] = version
+        return known
+
     def expect(self, uids: Iterable[NodeUID]) -> None:
         """What a census found: complete from when all of it has been recorded. Later calls change nothing."""
         if not self.complete:

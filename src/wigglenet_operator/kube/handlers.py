@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import kopf
 
+from wigglenet_operator.kube.skim import Reader
+
 NODES = ("", "v1", "nodes")
 
 
-class Recorder(Protocol):
+class Recorder(Reader, Protocol):
     """Where the facts go."""
 
     def began(self) -> None:

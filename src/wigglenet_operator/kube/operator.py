@@ -19,6 +19,7 @@ import kopf
 from wigglenet_operator.kube.access import ApiAccess
 from wigglenet_operator.kube.handlers import Recorder, register
 from wigglenet_operator.kube.pace import Budget
+from wigglenet_operator.kube.skim import Skim
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.timing import PRODUCTION, Timing
@@ -127,8 +128,11 @@ class Line:
             await asyncio.sleep(wait)
         self.last = self.spoke = self._clock()
 
-    def session(self, access: ApiAccess) -> aiohttp.ClientSession:
-        """A session that shows the token of the moment with each request, so that rotation needs no new login."""
+    def session(self, access: ApiAccess, skim: Skim) -> aiohttp.ClientSession:
+        """A session that shows the token of the moment with each request, so that rotation needs no new login.
+
+        Kopf gets what is left of its watches.
+        """
 
         async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             await self.pace()
@@ -146,7 +150,9 @@ class Line:
                 await asyncio.sleep(self._timing.unauthorized)
             return response
 
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.tls()), middlewares=(bearer, access.counted))
+        connector = aiohttp.TCPConnector(ssl=access.tls())
+        shown = (bearer, access.counted)
+        return aiohttp.ClientSession(connector=connector, middlewares=shown, response_class=skim.response())
 
 
 class KopfOperator:
@@ -273,12 +279,13 @@ class _Life:
             return
         registry = kopf.OperatorRegistry()
         register(registry, self._recorder)
+        skim = Skim(self._recorder)
         sessions: list[aiohttp.ClientSession] = []  # Kopf closes its own only if it ends in good order
 
         @kopf.on.login(registry=registry)
         async def login(**_: object) -> kopf.AiohttpSession:
             sessions[:] = [session for session in sessions if not session.closed]  # after each 401 Kopf logs in again
-            sessions.append(self._line.session(self._access))
+            sessions.append(self._line.session(self._access, skim))
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=sessions[-1])
 
         try:
