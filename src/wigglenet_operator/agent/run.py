@@ -160,11 +160,11 @@ class Agent:
             self._here.call_soon_threadsafe(self._record, time.monotonic(), self.store.put, decoded, _version(body))
 
     def facts(self, body: Mapping[str, Any]) -> NodeFacts | Problem:
-        """Kopf's thread: what `seen` would record."""
+        """Used fields of a Node object; called in Kopf's thread."""
         return decode_node(body, own=self._config.node_name)
 
     def unchanged(self, body: Mapping[str, Any]) -> None:
-        """Kopf's thread: only the version is another one."""
+        """Record the version of a Node object; called in Kopf's thread."""
         self._here.call_soon_threadsafe(self._touch, body)
 
     def gone(self, body: Mapping[str, Any]) -> None:
@@ -174,7 +174,7 @@ class Agent:
 
     def _touch(self, body: Mapping[str, Any]) -> None:
         if not self.store.touch(NodeUID(str(body["metadata"].get("uid"))), _version(body)):
-            self.seen(body)  # a census has missed it
+            self.seen(body)  # a relist did not contain the Node, but the watch does
 
     def _record(self, event: float, record: Callable[..., None], *arguments: object) -> None:
         """What an event of the given time tells."""

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import kopf
 
-from wigglenet_operator.kube.skim import Reader
+from wigglenet_operator.kube.event_filter import NodeReader
 
 NODES = ("", "v1", "nodes")
 
 
-class Recorder(Reader, Protocol):
+class Recorder(NodeReader, Protocol):
     """Where the facts go."""
 
     def began(self) -> None:

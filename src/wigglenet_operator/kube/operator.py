@@ -17,9 +17,9 @@ import aiohttp
 import kopf
 
 from wigglenet_operator.kube.access import ApiAccess
+from wigglenet_operator.kube.event_filter import NodeEventFilter
 from wigglenet_operator.kube.handlers import Recorder, register
 from wigglenet_operator.kube.pace import Budget
-from wigglenet_operator.kube.skim import Skim
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
 from wigglenet_operator.model.timing import PRODUCTION, Timing
@@ -128,10 +128,10 @@ class Line:
             await asyncio.sleep(wait)
         self.last = self.spoke = self._clock()
 
-    def session(self, access: ApiAccess, skim: Skim) -> aiohttp.ClientSession:
+    def session(self, access: ApiAccess, node_filter: NodeEventFilter) -> aiohttp.ClientSession:
         """A session that shows the token of the moment with each request, so that rotation needs no new login.
 
-        Kopf gets what is left of its watches.
+        Its watches are filtered.
         """
 
         async def bearer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -152,7 +152,7 @@ class Line:
 
         connector = aiohttp.TCPConnector(ssl=access.tls())
         shown = (bearer, access.counted)
-        return aiohttp.ClientSession(connector=connector, middlewares=shown, response_class=skim.response())
+        return aiohttp.ClientSession(connector=connector, middlewares=shown, response_class=node_filter.response_class())
 
 
 class KopfOperator:
@@ -279,13 +279,13 @@ class _Life:
             return
         registry = kopf.OperatorRegistry()
         register(registry, self._recorder)
-        skim = Skim(self._recorder)
+        node_filter = NodeEventFilter(self._recorder)
         sessions: list[aiohttp.ClientSession] = []  # Kopf closes its own only if it ends in good order
 
         @kopf.on.login(registry=registry)
         async def login(**_: object) -> kopf.AiohttpSession:
             sessions[:] = [session for session in sessions if not session.closed]  # after each 401 Kopf logs in again
-            sessions.append(self._line.session(self._access, skim))
+            sessions.append(self._line.session(self._access, node_filter))
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=sessions[-1])
 
         try:

@@ -1,4 +1,4 @@
-"""What reaches Kopf of a watch, and what only has its version recorded."""
+"""Kopf receives a watch event only if a used field has changed; of other events the version is recorded."""
 
 import asyncio
 import json
@@ -10,15 +10,15 @@ import pytest
 from aiohttp import StreamReader
 
 from wigglenet_operator.kube.decode import decode_node
-from wigglenet_operator.kube.skim import Skim
+from wigglenet_operator.kube.event_filter import NodeEventFilter
 from wigglenet_operator.model.facts import NodeName
 
 Json = dict[str, Any]
 HEARTBEAT: Json = {"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
 
 
-class Told:
-    """A reader that remembers the versions which changed nothing."""
+class Versions:
+    """A NodeReader that keeps the versions of dropped events."""
 
     def __init__(self) -> None:
         self.versions: list[str] = []
@@ -37,19 +37,19 @@ def event(
     return {"type": kind, "object": {"metadata": metadata, "spec": {}, "status": status or {}}}
 
 
-def skimmed(*events: Json, told: Told | None = None) -> list[str]:
-    """Versions of the events that are let through by a fresh one, in order."""
-    skim = Skim(told or Told())
-    return [each["object"]["metadata"]["resourceVersion"] for each in events if skim.wanted(json.dumps(each).encode())]
+def passed(*events: Json, reader: Versions | None = None) -> list[str]:
+    """Versions of the events that a new filter passes, in order."""
+    node_filter = NodeEventFilter(reader or Versions())
+    return [each["object"]["metadata"]["resourceVersion"] for each in events if node_filter.passes(json.dumps(each).encode())]
 
 
 def test_a_heartbeat_has_only_its_version_recorded() -> None:
-    told = Told()
+    reader = Versions()
     later = {**HEARTBEAT, "lastHeartbeatTime": "2026-01-01T00:00:10Z"}
     events = [event(str(n), status={"conditions": [beat]}) for n, beat in enumerate([HEARTBEAT, later, HEARTBEAT])]
 
-    assert skimmed(*events, told=told) == ["0"]
-    assert told.versions == ["1", "2"]
+    assert passed(*events, reader=reader) == ["0"]
+    assert reader.versions == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -64,42 +64,42 @@ def test_a_heartbeat_has_only_its_version_recorded() -> None:
     ],
     ids=str,
 )
-def test_every_fact_that_changes_and_changes_back_is_told(changed: Json) -> None:
+def test_each_change_of_a_used_field_passes(changed: Json) -> None:
     before = {"name": changed.get("name", "a")}
 
-    assert skimmed(event("1", **before), event("2", **changed), event("3", **changed), event("4", **before)) == ["1", "2", "4"]
+    assert passed(event("1", **before), event("2", **changed), event("3", **changed), event("4", **before)) == ["1", "2", "4"]
 
 
 def test_the_status_of_another_node_is_nothing() -> None:
-    assert skimmed(event("1"), event("2", notes={"wigglenet/status": "{}"})) == ["1"]
+    assert passed(event("1"), event("2", notes={"wigglenet/status": "{}"})) == ["1"]
 
 
-def test_a_node_that_went_and_came_is_told_anew() -> None:
-    assert skimmed(event("1"), event("2", kind="DELETED"), event("3", kind="ADDED")) == ["1", "2", "3"]
+def test_a_node_that_went_and_came_passes_again() -> None:
+    assert passed(event("1"), event("2", kind="DELETED"), event("3", kind="ADDED")) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("answer", [{"items": []}, {"kind": "Status"}, None, {"items": [{"metadata": None}]}], ids=str)
-def test_after_an_answer_that_lists_no_node_each_is_told_anew(answer: object) -> None:
-    skim, line = Skim(Told()), json.dumps(event("1")).encode()
-    assert [skim.wanted(line), skim.wanted(line)] == [True, False]
+def test_after_an_answer_that_lists_no_node_each_passes_again(answer: object) -> None:
+    node_filter, line = NodeEventFilter(Versions()), json.dumps(event("1")).encode()
+    assert [node_filter.passes(line), node_filter.passes(line)] == [True, False]
 
-    skim.listed(answer)
+    node_filter.record_list(answer)
 
-    assert skim.wanted(line)
+    assert node_filter.passes(line)
 
 
-def test_what_a_listing_had_is_not_told_again_until_it_changes() -> None:
-    skim = Skim(Told())
+def test_what_a_listing_had_is_dropped_until_it_changes() -> None:
+    node_filter = NodeEventFilter(Versions())
     changed = event("2", notes={"wigglenet/endpoint": "192.0.2.1"})
-    skim.wanted(json.dumps(changed).encode())
+    node_filter.passes(json.dumps(changed).encode())
 
-    skim.listed({"items": [event("3")["object"]]})
+    node_filter.record_list({"items": [event("3")["object"]]})
 
-    skim.listed({"items": [event("4", name="b")["object"]]}, goes_on=True)
+    node_filter.record_list({"items": [event("4", name="b")["object"]]}, first_page=False)
 
-    assert not skim.wanted(json.dumps(event("5")).encode())
-    assert not skim.wanted(json.dumps(event("6", name="b")).encode())
-    assert skim.wanted(json.dumps(changed).encode())
+    assert not node_filter.passes(json.dumps(event("5")).encode())
+    assert not node_filter.passes(json.dumps(event("6", name="b")).encode())
+    assert node_filter.passes(json.dumps(changed).encode())
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_what_a_listing_had_is_not_told_again_until_it_changes() -> None:
         b'{"a":' * 100_000,
     ],
 )
-def test_what_is_no_event_of_a_node_is_kopfs_business(line: bytes) -> None:
-    skim = Skim(Told())
-    assert skim.wanted(line)
+def test_what_is_no_event_of_a_node_is_passed_to_kopf(line: bytes) -> None:
+    node_filter = NodeEventFilter(Versions())
+    assert node_filter.passes(line)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
@@ -132,7 +132,7 @@ def test_lines_are_whole_whatever_pieces_they_come_in_and_the_rest_is_not_lost(s
 
     async def read() -> bytes:
         content = cast("StreamReader", SimpleNamespace(iter_chunked=pieces, total_bytes=5))
-        stream = Skim(Told()).stream(content)
+        stream = NodeEventFilter(Versions()).filtered(content)
         assert stream.total_bytes == 5
         return b"".join([chunk async for chunk in stream.iter_chunked(100)])
 
