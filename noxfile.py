@@ -135,8 +135,7 @@ def kind(session: nox.Session) -> None:
         session.error(f"NOT RUN: {', '.join(missing)} missing; install Docker (Debian: docker.io), kind and kubectl")
     session.run("docker", "info", external=True, silent=True)
     session.run(sys.executable, "image/build.py", "--probe", external=True, silent=True)
-    # Two clusters side by side: the tests of one mostly wait for kubelets.
-    run(session, "pytest", "tests/kind", *SIDE_BY_SIDE, "2", *session.posargs)
+    run(session, "pytest", "tests/kind", *session.posargs)
 
 
 @nox.session(default=False)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
-from typing import Any
 
 import pytest
 
@@ -16,20 +15,7 @@ from tests.kind.cluster import IPTABLES, NFTABLES, ROOT, Cluster, Outside
 from wigglenet_operator import __version__
 
 FIGURES: list[str] = []
-FIRST = (IPTABLES, NFTABLES)
-"""The clusters of which most is asked: they begin first."""
 IMAGES = [ROOT / f"dist/wigglenet-operator-{__version__}.tar", ROOT / "dist/wigglenet-probe.tar"]
-
-
-@pytest.hookimpl(wrapper=True)  # pytest-xdist reads the groups, and pytest sorts by fixtures, in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """All tests of a cluster go to one worker, in their order."""
-    setups = {item: item.callspec.params.get("bare") for item in items if hasattr(item, "callspec")}
-    for item, setup in setups.items():
-        if setup:
-            item.add_marker(pytest.mark.xdist_group(str(setup)))
-    yield
-    items.sort(key=lambda item: FIRST.index(setups[item]) if setups.get(item) in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session", params=[IPTABLES, NFTABLES], ids=str)
@@ -76,19 +62,6 @@ def outside(cluster: Cluster) -> Iterator[Outside]:
         yield made
     finally:
         made.delete()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker gives its figures to the process that started it."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["figures"] = FIGURES
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take what a worker has measured; one that crashed has measured nothing."""
-    FIGURES.extend(getattr(node, "workeroutput", {}).get("figures", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
