@@ -1,4 +1,7 @@
-"""Agents that are killed, replaced and removed, nodes that come and go: each test leaves the cluster less than whole."""
+"""Agents that are killed, replaced and removed, nodes that come and go: each test leaves the cluster less than whole.
+
+The mode of kube-proxy makes no difference to connections between pods, so each of these tests runs in one mode only.
+"""
 
 import contextlib
 import re
@@ -7,8 +10,11 @@ from functools import partial
 
 import pytest
 
-from tests.kind.cluster import IPTABLES, PROBE_IMAGE, ROOT, Cluster, ToolError
+from tests.kind.cluster import IPTABLES, NFTABLES, PROBE_IMAGE, ROOT, Cluster, ToolError
 from tests.lab.wait import eventually
+
+WITH_IPTABLES = pytest.mark.parametrize("bare", [IPTABLES], indirect=True, ids=str, scope="session")
+WITH_NFTABLES = pytest.mark.parametrize("bare", [NFTABLES], indirect=True, ids=str, scope="session")
 
 
 @contextlib.contextmanager
@@ -29,6 +35,7 @@ def settled(cluster: Cluster, node: str) -> None:
     eventually(lambda: route in cluster.agent(node, "ip", "route"), what=f"{node}'s agent works", seconds=20)
 
 
+@WITH_NFTABLES
 def test_agents_that_are_killed_cost_no_packet_and_no_connection(cluster: Cluster) -> None:
     with unbroken(cluster):
         for node in cluster.nodes():
@@ -47,6 +54,7 @@ def restarts(cluster: Cluster, node: str) -> int:
     return int(status["restartCount"]) if status["ready"] else 0
 
 
+@WITH_IPTABLES
 def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -> None:
     images = [f"{container}={PROBE_IMAGE}" for container in ("agent", "install-plugins")]
     with unbroken(cluster):
@@ -59,7 +67,7 @@ def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -
     cluster.expect_mesh()
 
 
-@pytest.mark.parametrize("bare", [IPTABLES], indirect=True, ids=str, scope="session")  # a minute, and nothing to kube-proxy
+@WITH_IPTABLES
 def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: Cluster) -> None:
     *staying, leaving = sorted(cluster.nodes())
 
