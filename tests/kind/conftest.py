@@ -18,6 +18,14 @@ FIGURES: list[str] = []
 IMAGES = [ROOT / f"dist/wigglenet-operator-{__version__}.tar", ROOT / "dist/wigglenet-probe.tar"]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of a cluster run together: pytest compares positions of parameters, and would make the cluster twice."""
+    setups = [str(item.callspec.params.get("bare")) if hasattr(item, "callspec") else "" for item in items]
+    order = {setup: number for number, setup in enumerate(dict.fromkeys(setups))}
+    items[:] = [item for _, item in sorted(zip(setups, items, strict=True), key=lambda pair: order[pair[0]])]
+
+
 @pytest.fixture(scope="session", params=[IPTABLES, NFTABLES], ids=str)
 def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Nodes that have our images and no network plugin."""
