@@ -40,7 +40,7 @@ class FakeTable(Generic[K, V]):
 
     def write(self, changes: Changes[K, V]) -> None:
         """One write of the kernel's."""
-        self.content = patched(self.content, changes)
+        self.content = dict(patched(self.content, changes))
 
     @staticmethod
     def _fail(reason: str) -> None:

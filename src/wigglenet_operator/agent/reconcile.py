@@ -10,7 +10,7 @@ from wigglenet_operator.agent.steps import Differences, Observed, Tables, apply,
 from wigglenet_operator.agent.store import ClusterStore
 from wigglenet_operator.errors import WigglenetError
 from wigglenet_operator.kernel.network import HOST
-from wigglenet_operator.model.changes import NO_CHANGES, Changes, diff, patched
+from wigglenet_operator.model.changes import NO_CHANGES, Changes, common_parts, diff, joined, patched
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Peer, Route, RouteKey
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey, WireGuardKind
@@ -79,8 +79,8 @@ class Reconciler:
         self._planned: DesiredState | None = None
         self._inputs: list[object] = []
         """What the last settled tables follow from."""
-        self._equal: dict[str, tuple[object, object]] = {}
-        """What was observed and desired of each table that had no difference in the last pass."""
+        self._equal: dict[tuple[str, str], tuple[object, object]] = {}
+        """By state table and part: what was observed and desired, if there was no difference in the last pass."""
         self._named: tuple[ClusterState, Mapping[PublicKey, Peer], Mapping[PublicKey, NodeName], int] | None = None
 
     async def turn(self, stale: frozenset[str] = ALL) -> TurnReport:
@@ -191,15 +191,23 @@ class Reconciler:
         return desired, after
 
     def _difference(self, name: str, actual: Mapping[Any, Any], desired: Mapping[Any, Any]) -> Changes[Any, Any]:
-        """The difference of one table; the same two objects as in the last pass, if they had none, are not compared again."""
-        same = self._equal.get(name)
+        """The difference of one state table, part by part.
+
+        A part that had no difference in the last pass is not compared again while both of its objects are the same.
+        """
+        return joined(self._difference_of_part((name, part), *both) for part, *both in common_parts(actual, desired))
+
+    def _difference_of_part(
+        self, part: tuple[str, str], actual: Mapping[Any, Any], desired: Mapping[Any, Any]
+    ) -> Changes[Any, Any]:
+        same = self._equal.get(part)
         if same and same[0] is actual and same[1] is desired:
             return NO_CHANGES
         changes = diff(actual, desired)
         if changes:
-            self._equal.pop(name, None)
+            self._equal.pop(part, None)
         else:
-            self._equal[name] = actual, desired
+            self._equal[part] = actual, desired
         return changes
 
     def _names_of(self, cluster: ClusterState, peers: Mapping[PublicKey, Peer]) -> tuple[Mapping[PublicKey, NodeName], int]:

@@ -13,7 +13,7 @@ from wigglenet_operator.kernel.nft_text import parse, render_changes, render_rep
 from wigglenet_operator.kernel.nft_watch import Author, NftWatch
 from wigglenet_operator.kernel.program import run
 from wigglenet_operator.model.changes import Changes, patched
-from wigglenet_operator.model.ruleset import FAMILY, TABLE, Content, Item, Ruleset
+from wigglenet_operator.model.ruleset import FAMILY, TABLE, Content, Item, Ruleset, in_parts
 
 log = logging.getLogger(__name__)
 LISTINGS = 5
@@ -79,7 +79,7 @@ class NftTable:
 
         await self._watch.watch(news)
 
-    async def _listed(self) -> tuple[dict[Item, Content], list[Author]]:
+    async def _listed(self) -> tuple[Ruleset, list[Author]]:
         """What is in the table, and who has changed it since the last listing, also while this one was made."""
         authors: list[Author] = []
         for _ in range(LISTINGS):
@@ -89,7 +89,7 @@ class NftTable:
             listing = await nft("-s", "list", "table", FAMILY, TABLE, missing="")
             self._watch.read()
             if not self._watch.authors:
-                return parse(listing), authors
+                return in_parts(parse(listing)), authors
         raise KernelError(f"list table {FAMILY} {TABLE}: others change it all the time")
 
     @staticmethod

@@ -1,9 +1,10 @@
-"""The difference between two keyed tables, and its law.
+"""The difference between two state tables, and its law.
 
 For all tables a and d:  patched(a, diff(a, d)) == d   and   not diff(d, d).
 """
 
-from collections.abc import Hashable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -36,10 +37,82 @@ class Changes(Generic[K, V]):
 NO_CHANGES: Changes[Any, Any] = Changes(add={}, change={}, was={}, remove={})
 
 
+class Parts(Mapping[K, V]):
+    """A state table in parts, by name. An unchanged part stays the same object, and is neither compared nor copied."""
+
+    __slots__ = ("_part_of", "parts")
+
+    def __init__(self, parts: Mapping[str, Mapping[K, V]], part_of: Callable[[K], str]) -> None:
+        """`part_of` gives the part of a key; the same function for all tables that are compared."""
+        self.parts: Mapping[str, Mapping[K, V]] = {name: part for name, part in parts.items() if part}
+        """No part is empty; may be empty."""
+        self._part_of = part_of
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[K, V]], part_of: Callable[[K], str]) -> "Parts[K, V]":
+        """The items, each in its part."""
+        parts: defaultdict[str, dict[K, V]] = defaultdict(dict)
+        for key, value in items:
+            parts[part_of(key)][key] = value
+        return cls(parts, part_of)
+
+    def __getitem__(self, key: K) -> V:
+        """KeyError if no part has the key."""
+        return self.parts[self._part_of(key)][key]
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys of one part after the other."""
+        for part in self.parts.values():
+            yield from part
+
+    def __len__(self) -> int:
+        """The number of keys in all parts."""
+        return sum(map(len, self.parts.values()))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same entries; `other` may be any mapping."""
+        return self.parts == other.parts if isinstance(other, Parts) else super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of every other mapping
+
+    def patched(self, changes: Changes[K, V]) -> "Parts[K, V]":
+        """The table after the changes; only the parts that change are copied."""
+        removed = Parts.of(changes.remove.items(), self._part_of).parts
+        put = Parts.of(changes.put.items(), self._part_of).parts
+        there = dict(self.parts)
+        for name in removed.keys() | put.keys():
+            there[name] = _patched(there.get(name, {}), removed.get(name, {}), put.get(name, {}))
+        return Parts(there, self._part_of)
+
+
+def common_parts(actual: Mapping[K, V], desired: Mapping[K, V]) -> Iterator[tuple[str, Mapping[K, V], Mapping[K, V]]]:
+    """Name and both versions of each part; two plain mappings, or one that is, are one part without a name."""
+    if not (isinstance(actual, Parts) and isinstance(desired, Parts)):
+        yield "", actual, desired
+        return
+    for name in dict.fromkeys([*desired.parts, *actual.parts]):
+        yield name, actual.parts.get(name, {}), desired.parts.get(name, {})
+
+
+def joined(changes: Iterable[Changes[K, V]]) -> Changes[K, V]:
+    """The changes of several parts of a state table as one."""
+    found = [each for each in changes if each]
+    if len(found) <= 1:
+        return found[0] if found else NO_CHANGES
+    return Changes(
+        add={key: value for each in found for key, value in each.add.items()},
+        change={key: value for each in found for key, value in each.change.items()},
+        was={key: value for each in found for key, value in each.was.items()},
+        remove={key: value for each in found for key, value in each.remove.items()},
+    )
+
+
 def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
     """The changes that make `actual` equal to `desired`."""
     if actual is desired:
         return NO_CHANGES
+    if isinstance(actual, Parts) and isinstance(desired, Parts):
+        return joined(diff(one, other) for _, one, other in common_parts(actual, desired))
     add: dict[K, V] = {}
     change: dict[K, V] = {}
     was: dict[K, V] = {}
@@ -57,10 +130,14 @@ def diff(actual: Mapping[K, V], desired: Mapping[K, V]) -> Changes[K, V]:
     return Changes(add=add, change=change, was=was, remove=remove)
 
 
-def patched(actual: Mapping[K, V], changes: Changes[K, V]) -> dict[K, V]:
-    """What is there after the changes were applied."""
-    there = dict(actual)  # a copy need not hash every key again
-    for key in changes.remove:
+def patched(actual: Mapping[K, V], changes: Changes[K, V]) -> Mapping[K, V]:
+    """The state table after the changes."""
+    return actual.patched(changes) if isinstance(actual, Parts) else _patched(actual, changes.remove, changes.put)
+
+
+def _patched(actual: Mapping[K, V], remove: Iterable[K], put: Mapping[K, V]) -> dict[K, V]:
+    there = dict(actual)  # a copy does not hash every key again
+    for key in remove:
         there.pop(key, None)
-    there.update(changes.put)
+    there.update(put)
     return there

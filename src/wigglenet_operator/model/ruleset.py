@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from wigglenet_operator.model.changes import Parts
 from wigglenet_operator.model.facts import IPAddress, IPNetwork
 
 FAMILY, TABLE = "inet", "wigglenet"
@@ -29,6 +30,16 @@ Content = tuple[str, ...] | str
 of a set or map `typeof …`, then `flags …`.  Of an element the verdict that a map has for it, in a set nothing."""
 Ruleset = Mapping[Item, Content]
 """The whole table; an element is in it only together with its set or map, without an item there is no table."""
+
+
+def part_of(item: Item) -> str:
+    """The part of a Ruleset: the elements of each set or map are one, by its name; all chains and definitions are another."""
+    return item.name if item.element else ""
+
+
+def in_parts(items: Mapping[Item, Content]) -> Parts[Item, Content]:
+    """A ruleset in the form that `diff` compares set by set."""
+    return Parts.of(items.items(), part_of)
 
 
 def element_text(network: IPNetwork) -> str:

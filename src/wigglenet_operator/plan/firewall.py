@@ -14,7 +14,7 @@ from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import VETH, DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text
+from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text, in_parts
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import plan_node_networks, pod_links
 from wigglenet_operator.plan.tunnel import Families, plan_node_addresses
@@ -73,7 +73,7 @@ def plan_node_zones(node: NodeFacts, ownership: Ownership, families: Families) -
 def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
     """The whole table; empty if no setting asks for a rule."""
     lengths = lengths_of(zones.own)
-    return {**plan_rules(config, zones, lengths), **plan_elements(zones, lengths, asked_sets(config, lengths))}
+    return in_parts({**plan_rules(config, zones, lengths), **plan_elements(zones, lengths, asked_sets(config, lengths))})
 
 
 def lengths_of(own: Iterable[IPNetwork]) -> dict[int, int]:
@@ -81,7 +81,7 @@ def lengths_of(own: Iterable[IPNetwork]) -> dict[int, int]:
     return USUAL | {n.version: n.prefixlen for n in sorted(own, key=str) if n.prefixlen}
 
 
-def plan_rules(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Ruleset:
+def plan_rules(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> dict[Item, Content]:
     """All chains and sets, and the elements that are this node's own."""
     chains = _all_chains(config, lengths)
     asked = asked_sets(config, lengths)

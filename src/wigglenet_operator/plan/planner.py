@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
+from wigglenet_operator.model.changes import Changes, Parts, patched
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.desired import DesiredState, Device, Link, Peer, Route, RouteKey
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import Content, Item
+from wigglenet_operator.model.ruleset import Content, Item, in_parts, part_of
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import (
@@ -82,13 +83,12 @@ class _Share:
 
 
 class _Sum(Generic[K, V]):
-    """The entries of all shares in one mapping; two shares may have an entry in common."""
+    """The entries of all shares in one state table; two shares may have an entry in common."""
 
-    def __init__(self) -> None:
-        self._entries: dict[K, V] = {}
+    def __init__(self, part_of: Callable[[K], str] | None = None) -> None:
         self._more: dict[K, int] = {}
         """In how many further shares an entry is."""
-        self.value: Mapping[K, V] = {}
+        self.value: Mapping[K, V] = Parts({}, part_of) if part_of else {}
         """The same object until something changes."""
 
     def exchange(self, gone: Iterable[Mapping[K, V]], came: Iterable[Mapping[K, V]]) -> None:
@@ -96,17 +96,20 @@ class _Sum(Generic[K, V]):
         entering = [entry for share in came for entry in share.items()]
         if out == entering:
             return
-        for key, _ in out:
+        put: dict[K, V] = {}
+        remove: dict[K, V] = {}
+        for key, value in out:
             if more := self._more.pop(key, 0):
                 if more > 1:
                     self._more[key] = more - 1
             else:
-                del self._entries[key]
+                remove[key] = value
         for key, value in entering:
-            if key in self._entries:
+            if key in put or (key in self.value and key not in remove):
                 self._more[key] = self._more.get(key, 0) + 1
-            self._entries[key] = value
-        self.value = dict(self._entries)
+            remove.pop(key, None)
+            put[key] = value
+        self.value = patched(self.value, Changes(add=put, change={}, was={}, remove=remove))
 
 
 class Planner:
@@ -131,6 +134,7 @@ class Planner:
         self._shares: dict[NodeName, _Share] = {}
         self._by_key: dict[PublicKey, dict[NodeName, NodeFacts]] = {}
         self._sums: dict[str, _Sum[Any, Any]] = {f.name: _Sum() for f in fields(_Share)}
+        self._sums["firewall"] = _Sum(part_of)
 
     def plan(self, cluster: ClusterState, host: HostFacts, earlier: Collection[IPNetwork] = ()) -> Plan:
         """The plan for this cluster and these host facts, whatever was planned before."""
@@ -298,8 +302,9 @@ class Planner:
         return result
 
 
-def _joined(one: Mapping[Item, Content], other: Mapping[Item, Content]) -> dict[Item, Content]:
-    return {**one, **other}
+def _joined(rules: Mapping[Item, Content], elements: Parts[Item, Content]) -> Parts[Item, Content]:
+    """The whole ruleset; no set has elements in both."""
+    return Parts({**in_parts(rules).parts, **elements.parts}, part_of)
 
 
 def _as_this_agent_says(own: NodeFacts, sourced: OwnNetworks, host: HostFacts) -> NodeFacts:
