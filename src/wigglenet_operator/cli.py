@@ -227,8 +227,8 @@ def _diff(arguments: argparse.Namespace) -> int:
     words = Words(link=link, bare=found.bare, names=found.names, new_key=found.new_key)
     lines = told(found.changes, words)
     if arguments.output == "json":
-        print(json.dumps(diff_json(lines, found.report), indent=2))
+        print(json.dumps(diff_json(lines, found.report, found.doubts), indent=2))
     else:
-        show(diff_page(lines, found.report), sys.stdout)
+        show(diff_page(lines, found.report, found.doubts), sys.stdout)
     same = unchanged(lines, found.report)
     return UNKNOWN if same is None else DONE if same else NOT_SO

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.faults.cluster import delete_node_object
 from tests.lab.faults.fault import Fault, run, values
 from tests.lab.faults.node import set_peer, sysctl
 from tests.lab.lab import Lab
@@ -21,6 +22,7 @@ from tests.lab.node import CONFLIST, KEY, LINK, LabNode
 from tests.lab.state import node_state
 from tests.lab.wait import eventually
 from wigglenet_operator.model.facts import WireGuardKind
+from wigglenet_operator.model.timing import PRODUCTION
 
 MARKER = "/run/wigglenet/boot"
 COMMAND = (sys.executable, "-m", "wigglenet_operator")
@@ -237,6 +239,21 @@ def test_a_lost_key_file_of_an_agent_at_work_is_no_new_key(lab: Lab, node: LabNo
         node.thaw()
 
     assert (status, said) == (1, f"file + {KEY}: the key of {key}\n")
+
+
+def test_diff_says_that_a_running_agent_keeps_a_node_that_was_deleted_a_moment_ago(lab: Lab, node: LabNode) -> None:
+    """`diff` does not know the deleted Node, the agent does: it may come back unchanged."""
+    gone = list(lab.nodes.values())[1]
+    with Fault("the Node object is deleted", delete_node_object, repair=Lab.register).injected(lab, gone):
+        status, said = ask(node, "diff")
+        json_said = json.loads(ask(node, "diff", "-o", "json")[1])
+        peers = node.wireguard()
+
+    assert (status, len(peers)) == (1, len(lab.nodes) - 1)
+    doubt = f"routes and firewall elements of a Node for {PRODUCTION.departed_node:g} s after the Node was deleted"
+    assert doubt in said
+    assert [doubt in sentence for sentence in json_said["untold"]] == [True]
+    eventually(lambda: ask(node, "diff") == (0, "nothing would be changed\n"), what="the Node is back", seconds=20)
 
 
 def test_watch_shows_one_block_after_the_other_and_ends_on_ctrl_c(node: LabNode) -> None:

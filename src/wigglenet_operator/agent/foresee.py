@@ -1,6 +1,6 @@
 """What would a turn change now?  A whole turn, of the same code, on tables that note down what they are to write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,8 @@ class Foreseen:
     names: Mapping[PublicKey, NodeName]
     new_key: PublicKey | None
     """Stands for the key that an agent would make at its start; None if there is one."""
+    doubts: tuple[str, ...] = ()
+    """Why a running agent may do less; a sentence each, may be empty."""
 
 
 @dataclass(slots=True)
@@ -68,18 +70,30 @@ async def foresee(config: AgentConfig, access: ApiAccess) -> Foreseen:
         published = partial(store.published, config.node_name)
         key, new = await _key(config, published().get(PUBLIC_KEY)) if config.tunnelled else (None, False)
         async with Mesh.watched(config, key) as mesh:
-            names = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
-            annotations = AnnotationTable(api, config.node_name, names=names, published=published, answered=lambda _: None)
+            annotated = IDENTITY | {STATUS} if config.firewall_only else IDENTITY
+            annotations = AnnotationTable(api, config.node_name, names=annotated, published=published, answered=lambda _: None)
             noted = {name: _Noted(table) for name, table in {**mesh.tables(), "annotations": annotations}.items()}
             report = await Reconciler(store, config, noted, look=mesh.look).turn()
     snapshot = store.snapshot()
+    changes = {name: changes for name in report.steps if (changes := noted[name].changes)}
+    names = {node.public_key: node.name for node in (snapshot.nodes if snapshot else ()) if node.public_key}
     return Foreseen(
         report=report,
-        changes={name: changes for name in report.steps if (changes := noted[name].changes)},
+        changes=changes,
         bare=frozenset(name for name, table in noted.items() if table.bare),
-        names={node.public_key: node.name for node in (snapshot.nodes if snapshot else ()) if node.public_key},
+        names=names,
         new_key=key if new else None,
+        doubts=_doubts(changes.get("peers"), names, config) if agent_at_work(config.link) else (),
     )
+
+
+def _doubts(peers: Changes[Any, Any] | None, names: Container[PublicKey], config: AgentConfig) -> tuple[str, ...]:
+    """Only a running agent has the facts of a Node that was deleted a moment ago."""
+    if peers is None or all(key in names for key in peers.remove):
+        return ()
+    seconds = config.timing.departed_node
+    text = f"the agent keeps peer, routes and firewall elements of a Node for {seconds:g} s after the Node was deleted"
+    return (f"{text}; run `diff` again after that time",)
 
 
 async def _cluster(api: ApiClient, own: NodeName) -> ClusterStore:

@@ -208,16 +208,16 @@ def unchanged(lines: Sequence[Change], report: TurnReport) -> bool | None:
     return None if untold(report) else True
 
 
-def diff_page(lines: Sequence[Change], report: TurnReport) -> Page:
-    """For people."""
+def diff_page(lines: Sequence[Change], report: TurnReport, doubts: Sequence[str] = ()) -> Page:
+    """For people; `doubts` are sentences."""
     page: list[Block] = []
     for line in lines:
         page.append(Line(cells=[Cell(f"{line.noun} "), Cell(line.sign, SIGNS[line.sign]), Cell(f" {line.name}")]))
         page += [Line(cells=[Cell(text, SIGNS.get(text[:1], Mood.PLAIN))], indent=4) for text in line.detail]
-    page += [Line(cells=[Cell("cannot be told ", Mood.DOUBTFUL), Cell(text)]) for text in untold(report)]
+    page += [Line(cells=[Cell("cannot be told ", Mood.DOUBTFUL), Cell(text)]) for text in (*untold(report), *doubts)]
     return page or [Line(cells=[Cell("nothing would be changed", Mood.GOOD)])]
 
 
-def diff_json(lines: Sequence[Change], report: TurnReport) -> dict[str, object]:
+def diff_json(lines: Sequence[Change], report: TurnReport, doubts: Sequence[str] = ()) -> dict[str, object]:
     """For scripts; docs/status.md describes it."""
-    return {"changes": [line.as_json() for line in lines], "untold": untold(report)}
+    return {"changes": [line.as_json() for line in lines], "untold": [*untold(report), *doubts]}
