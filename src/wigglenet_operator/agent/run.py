@@ -99,7 +99,6 @@ class Agent:
         )
         tables = {**mesh.tables(), "annotations": annotations}
         self._reconciler = Reconciler(self.store, config, tables, look=mesh.look)
-        self._contested: frozenset[Problem] = frozenset()
         self._events = Events(partial(self._publish, api), nodes=self.store.count, timing=timing)
         self._status = Kept(
             published=lambda: self._published().get(STATUS),
@@ -113,6 +112,7 @@ class Agent:
             published=self._unavailable, write=partial(self._say, api), nodes=self.store.count, timing=timing
         )
         self._last = WAITING
+        """The report of the last pass that came to an end."""
         self._unreadable: dict[NodeUID, Problem] = {}
 
     async def serve(self, stopped: asyncio.Event, started: Callable[[], None] = lambda: None) -> None:
@@ -240,10 +240,10 @@ class Agent:
             return self._stopped(Code.TurnCrashed, f"a turn ended by a bug of the agent: {type(error).__name__}", heard)
         around = self._operator.problems() | self._census.problems() | self._events.problems()
         around |= self._condition.problems() | self._server.problems() | frozenset(self._unreadable.values())
-        self._last = report = replace(report, problems=report.problems | around)
-        if report.contested - self._contested:
+        before, self._last = self._last, replace(report, problems=report.problems | around)
+        report = self._last
+        if report.contested - before.contested:
             self._census.request()
-        self._contested = report.contested
         self._teller.tell(report, seconds=time.monotonic() - start)
         if report.failed:  # what followed from the event is not there yet
             heard, self._heard = None, heard or self._heard
