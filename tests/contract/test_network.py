@@ -1,6 +1,7 @@
 """Links, addresses, routes and paths, listed once and followed by events, are after every change as a new list has them."""
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,19 @@ def underlay(place: Place) -> Place:
     place.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
     place.batch(*(f"link set {link} up" for link in ("lo", "eth0", "far0", "eth1", "far1")))
     place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
+    wait_up(place, "eth0", "eth1", "far0", "far1")
+    eventually(lambda: place.run("ip", "-6", "addr").count("fe80:") == 4, what="each link has its link-local address")
     return place
+
+
+def wait_up(place: Place, *links: str) -> None:
+    """Return when these links are in operation: the kernel tells of that later, from a queue (net/core/link_watch.c)."""
+    wanted = set(links)
+
+    def up() -> bool:
+        return wanted <= {link["ifname"] for link in json.loads(place.run("ip", "-json", "link")) if link["operstate"] == "UP"}
+
+    eventually(up, what=f"{', '.join(links)} are up")
 
 
 STEPS = (
@@ -157,6 +170,7 @@ def test_an_event_concerns_few_tables(underlay: Place, steps: list[str], stale: 
     underlay.batch("link add veth2 type veth peer name veth1", f"link add {LINK} type veth peer name p9")
     links = ("veth1", "veth2", "p9", LINK)
     underlay.batch(*(f"link set {link} addrgenmode none" for link in links), *(f"link set {link} up" for link in links))
+    wait_up(underlay, *links)
     with followed(underlay) as one:
         one.stale.clear()
         for step in steps:
