@@ -83,7 +83,12 @@ def underlay(place: Place) -> Place:
     place.batch(*(f"link set {link} up" for link in ("lo", "eth0", "far0", "eth1", "far1")))
     place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
     wait_up(place, "eth0", "eth1", "far0", "far1")
-    eventually(lambda: place.run("ip", "-6", "addr").count("fe80:") == 4, what="each link has its link-local address")
+
+    def local() -> bool:
+        shown = place.run("ip", "-6", "addr")
+        return shown.count("fe80:") == 4 and "tentative" not in shown
+
+    eventually(local, what="each link has its link-local address")
     return place
 
 
