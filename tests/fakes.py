@@ -24,11 +24,15 @@ class FakeTable(Generic[K, V]):
         self.writes = 0
         self.broken = self.broken_writes = ""
         self.point: Callable[[], None] = lambda: None
+        self._last: dict[K, V] = {}
 
     async def observe(self) -> Mapping[K, V]:
+        """The content; the same object if it is as in the last listing, as of the kernel's routes."""
         self._fail(self.broken)
         self.point()
-        return dict(self.content)
+        if self._last != self.content:
+            self._last = dict(self.content)
+        return self._last
 
     async def apply(self, changes: Changes[K, V]) -> None:
         self._fail(self.broken or self.broken_writes)

@@ -64,6 +64,19 @@ def test_what_was_applied_is_observed_and_leaves_no_difference(kind: str, bench:
     bench(kind).run(walk)
 
 
+@pytest.mark.parametrize("kind", ["closed", "tunnel"])
+def test_a_listing_without_a_change_is_the_same_object(kind: str, bench: Callable[[str], Bench]) -> None:
+    async def walk(table: Table) -> None:
+        first, second = STATES[kind][:2]
+        for state in (first, second, first):
+            await brought_to(table, state)
+            listed = await table.observe()
+            assert listed == state
+            assert await table.observe() is listed
+
+    bench(kind).run(walk)
+
+
 def test_a_route_through_our_link_by_anybody_is_taken_over(wireguard: Place) -> None:
     wireguard.run("ip", "route", "add", "10.2.0.0/24", "dev", LINK, "proto", "static")
     wanted = routes(RouteKind.TUNNEL, "10.2.0.0/24")

@@ -154,6 +154,22 @@ def test_what_somebody_removed_is_back_after_a_turn() -> None:
     assert bench.content == before
 
 
+def test_a_write_that_somebody_undoes_before_it_was_read_back_is_made_again() -> None:
+    """The listing is the same object as the one before the write."""
+    bench = Bench(A, B)
+    bench.turn()
+    routes = bench.tables["routes"]
+    undone = dict(routes.content)
+    bench.store.put(C)
+    bench.turn()
+    before = bench.content
+    routes.content = undone
+
+    bench.turn()
+
+    assert bench.content == before
+
+
 def test_what_somebody_undid_is_counted_as_repaired_and_nothing_else_is() -> None:
     bench = Bench(A, B)
     assert bench.turn().repairs == {}, "an agent that has just started repairs nothing"

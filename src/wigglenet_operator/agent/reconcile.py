@@ -73,6 +73,8 @@ class Reconciler:
         self._stale = ALL
         """What the next pass must read, whoever asks for it."""
         self._observed: dict[str, Mapping[Any, Any] | WigglenetError] = {}
+        self._read: dict[str, Mapping[Any, Any] | WigglenetError] = {}
+        """What was read last, if nothing was written since: state tables return the same object for the same content."""
         self._facts: tuple[ClusterState, HostFacts] | None = None
         self._desired: DesiredState | None = None
         """Of the last pass, in the light of what was there."""
@@ -127,7 +129,10 @@ class Reconciler:
         unread = {name for name in self._tables if isinstance(known.get(name), WigglenetError)}
         names = frozenset(self._tables) if stale >= ALL else frozenset(self._tables) & (stale | unread | PUBLISHED)
         for name, found in (await observe(self._tables, [name for name in self._tables if name in names])).items():
-            if isinstance(found, WigglenetError) or known.get(name) != found or name == "peers":  # counters are no difference
+            if found is self._read.get(name):
+                continue
+            self._read[name] = found
+            if name == "peers" or isinstance(found, WigglenetError) or known.get(name) != found:  # counters are no difference
                 known[name] = found
         return names
 
@@ -228,6 +233,7 @@ class Reconciler:
             if acknowledged and isinstance(changes, Changes) and not isinstance(there, WigglenetError):
                 everything = intent.whole[name] is changes
                 self._observed[name] = getattr(intent.desired, name) if everything else patched(there, changes)
+                self._read.pop(name, None)
             elif step.failed or step.wrote or step.pending:  # a write is read back
                 stale.add(name)
         self._stale = frozenset(stale)

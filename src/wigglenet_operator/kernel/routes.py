@@ -63,12 +63,17 @@ class FoundRoute(NamedTuple):
 
 def dump_routes(*, kind: int, oif: int = 0) -> list[FoundRoute]:
     """The routes of one type (RTN_*), through one link if `oif` is given; KernelError if they cannot be read."""
+    return parse_routes(dump_raw_routes(kind=kind, oif=oif))
+
+
+def dump_raw_routes(*, kind: int, oif: int = 0) -> list[bytes]:
+    """The messages of `dump_routes`, from struct rtmsg on: equal lists are equal routes."""
     through = attribute(RTA_OIF, NUMBER.pack(oif)) if oif else b""
-    found: list[FoundRoute] = []
+    found: list[bytes] = []
     for family in (socket.AF_INET, socket.AF_INET6):
         body = RTMSG.pack(family, 0, 0, 0, TABLE_MAIN, 0, 0, kind, 0) + through
         try:
-            found += map(_parsed, dump(socket.NETLINK_ROUTE, RTM_GETROUTE, body))
+            found += dump(socket.NETLINK_ROUTE, RTM_GETROUTE, body)
         except OSError as error:
             if error.errno == ENOENT:
                 continue  # the kernel makes a table with its first route
@@ -135,6 +140,11 @@ def parse_route(message: bytes) -> FoundRoute | None:
     fields = RTMSG.unpack_from(message)
     table, flags = fields[4], fields[8]
     return _parsed(message) if table == TABLE_MAIN and not flags & RTM_F_CLONED else None
+
+
+def parse_routes(messages: Iterable[bytes]) -> list[FoundRoute]:
+    """The routes of `dump_raw_routes`."""
+    return [*map(_parsed, messages)]
 
 
 def _parsed(message: bytes) -> FoundRoute:

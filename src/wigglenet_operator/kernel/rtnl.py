@@ -22,7 +22,8 @@ from wigglenet_operator.kernel.routes import (
     PROTOCOL_KERNEL,
     UNICAST,
     UNREACHABLE,
-    dump_routes,
+    dump_raw_routes,
+    parse_routes,
     write_routes,
 )
 from wigglenet_operator.model.changes import Changes
@@ -138,18 +139,27 @@ class RouteTable:
     def __init__(self, rtnl: Rtnl, kind: RouteKind) -> None:
         self._rtnl = rtnl
         self._kind = kind
+        self._last: tuple[list[bytes], dict[RouteKey, Route]] = [], {}
+        """The last listing, raw and parsed."""
 
     async def observe(self) -> dict[RouteKey, Route]:
-        """May be empty. The kernel filters, so that a node with many foreign routes pays nothing for them."""
+        """The routes; the same object if the listing is the same as the last one. May be empty.
+
+        The kernel filters, so that a node with many foreign routes pays nothing for them.
+        """
         closed = self._kind is RouteKind.CLOSED
         link = None if closed else self._rtnl.own_link()
         if link is None and not closed:
             return {}
+        raw = dump_raw_routes(kind=RTN[self._kind], oif=link.index if link else 0)
+        if raw == self._last[0]:
+            return self._last[1]
         found: dict[RouteKey, Route] = {}
-        for to, metric, protocol, *_ in dump_routes(kind=RTN[self._kind], oif=link.index if link else 0):
+        for to, metric, protocol, *_ in parse_routes(raw):
             concerns = metric == CLOSED_METRIC if closed else protocol != PROTOCOL_KERNEL
             if concerns or protocol == PROTOCOL:
                 found[RouteKey(to=to, metric=metric)] = Route(kind=self._kind, ours=protocol == PROTOCOL)
+        self._last = raw, found
         return found
 
     async def apply(self, changes: Changes[RouteKey, Route]) -> None:
