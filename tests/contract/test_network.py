@@ -78,15 +78,15 @@ def answers(network: NodeNetwork) -> tuple[object, ...]:
 @pytest.fixture
 def underlay(place: Place) -> Place:
     """A link to other nodes, and one more."""
-    place.batch("link add eth0 type veth peer name far0", "link add eth1 type veth peer name far1")
     place.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+    place.batch("link add eth0 type veth peer name far0", "link add eth1 type veth peer name far1")
     place.batch(*(f"link set {link} up" for link in ("lo", "eth0", "far0", "eth1", "far1")))
     place.batch("addr add 192.0.2.1/24 dev eth0", "addr add 2001:db8::1/64 dev eth0 nodad")
     wait_up(place, "eth0", "eth1", "far0", "far1")
 
     def local() -> bool:
         shown = place.run("ip", "-6", "addr")
-        return shown.count("fe80:") == 4 and "tentative" not in shown
+        return shown.count("inet6 fe80:") == 4 and "tentative" not in shown
 
     eventually(local, what="each link has its link-local address")
     return place

@@ -83,6 +83,8 @@ class Reconciler:
         """What the last settled tables follow from."""
         self._equal: dict[tuple[str, str], tuple[object, object]] = {}
         """By state table and part: what was observed and desired, if there was no difference in the last pass."""
+        self._met: tuple[Mapping[PublicKey, Peer] | None, Mapping[PublicKey, Peer], int] = None, {}, 0
+        """Observed and desired peers, and the number of those that have shaken hands."""
         self._named: tuple[ClusterState, Mapping[PublicKey, Peer], Mapping[PublicKey, NodeName], int] | None = None
 
     async def turn(self, stale: frozenset[str] = ALL) -> TurnReport:
@@ -155,7 +157,9 @@ class Reconciler:
         timing = self._config.timing
         desired, memory = self._settle(planned.desired, readable, before, (now, unix_now), fresh)
         wanted = {name: self._difference(name, table, getattr(desired, name)) for name, table in readable.items()}
-        allowed, repairs, fought = hold_back(wanted, memory.repairs, link=host.link_index, now=now, timing=timing)
+        allowed, repairs, fought = hold_back(
+            wanted, memory.repairs, self._settled, link=host.link_index, now=now, timing=timing
+        )
         unreadable = {n: t for n, t in self._observed.items() if isinstance(t, WigglenetError)}
         return _Intent(
             desired=desired,
@@ -255,14 +259,15 @@ class Reconciler:
         assert planned.desired  # noqa: S101 - turn() has looked
         wanted, there = planned.desired.peers, actual.get("peers", {})
         known = None if isinstance(there, WigglenetError) else there
-        met = sum(1 for key, peer in (known or {}).items() if key in wanted and peer.handshake)
+        if known is not self._met[0] or wanted is not self._met[1]:
+            self._met = known, wanted, sum(1 for key, peer in (known or {}).items() if key in wanted and peer.handshake)
         return TurnReport(
             steps=steps,
             problems=planned.problems | failures(steps),
             wireguard=_name(host.wireguard),
             mtu=next((link.mtu for link in planned.desired.link.values()), None),
             peers=len(wanted),
-            handshaken=met,
+            handshaken=self._met[2],
             contested=planned.contested,
             there=known,
         )

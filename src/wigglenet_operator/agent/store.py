@@ -25,6 +25,8 @@ class ClusterStore:
         self._services: frozenset[IPNetwork] = frozenset()
         self._view: ClusterState | None = None
         """The last snapshot, until something that it has changes."""
+        self._own: dict[NodeName, NodeFacts | None] = {}
+        """Answers of `own`, likewise."""
 
     @property
     def complete(self) -> bool:
@@ -139,12 +141,15 @@ class ClusterStore:
     def _notify(self) -> None:
         """A plan could see a change: the next snapshot is another one."""
         self._view = None
+        self._own.clear()
         self._changed()
 
     def own(self, name: NodeName) -> NodeFacts | None:
         """The youngest Node of that name; None without one."""
-        named = (n for n in self._nodes.values() if n.name == name)
-        return max(named, key=lambda n: (n.created, n.uid), default=None)
+        if name not in self._own:
+            named = (n for n in self._nodes.values() if n.name == name)
+            self._own[name] = max(named, key=lambda n: (n.created, n.uid), default=None)
+        return self._own[name]
 
     def published(self, name: NodeName) -> dict[str, str]:
         """The `wigglenet/` annotations of the youngest Node of that name; empty without one."""

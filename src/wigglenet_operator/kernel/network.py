@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from wigglenet_operator.kernel.addresses import Address, dump_addresses, link_of_address
 from wigglenet_operator.kernel.link import DELLINK, NEWLINK, FoundLink, dump_links, link_of_event, read_link
 from wigglenet_operator.kernel.netlink import APPEND, OWN_PORT, REPLACE, Message, attributes
+from wigglenet_operator.kernel.paths import NO_PATH, Paths
 from wigglenet_operator.kernel.routes import (
     DELROUTE,
     NEWROUTE,
@@ -26,7 +27,7 @@ from wigglenet_operator.kernel.routes import (
     look_up_routes,
     parse_route,
 )
-from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress, IPNetwork, bounds
+from wigglenet_operator.model.facts import VETH, ForeignRoute, IPAddress, IPNetwork
 
 NEWADDR, DELADDR = 20, 21
 NETCONFMSG, NETCONFA_IFINDEX = 4, 1
@@ -52,8 +53,7 @@ class _Listed:
     """None: to be listed when somebody asks."""
     foreign: dict[Way, FoundRoute] | None
     """None: likewise."""
-    paths: dict[IPAddress, tuple[int, int]] = field(default_factory=dict)
-    """MTU of the route, 0 if it sets none, and index of the link, by address. (0, 0) where there is no route."""
+    paths: Paths = field(default_factory=Paths)
 
 
 class NodeNetwork:
@@ -111,7 +111,7 @@ class NodeNetwork:
         stale = OF_OUR_LINK if self._own in names else frozenset()
         if (found is None or not found.up) and self._lose_routes(index):
             stale |= {HOST}
-        if self._lose_paths(index) or not all(name.startswith(VETH) for name in names):
+        if listed.paths.discard_through(index) or not all(name.startswith(VETH) for name in names):
             self._answer = None
             stale |= {HOST}
         return stale
@@ -130,14 +130,6 @@ class NodeNetwork:
         lost = [way for way, route in foreign.items() if route.oif == link]
         for way in lost:
             del foreign[way]
-        return bool(lost)
-
-    def _lose_paths(self, link: int) -> bool:
-        """Look up anew what leads through a link that is another one now; whether anything does."""
-        paths = self._known().paths
-        lost = [address for address, (_, through) in paths.items() if through == link]
-        for address in lost:
-            del paths[address]
         return bool(lost)
 
     def _follow_address(self, message: Message) -> frozenset[str]:
@@ -184,17 +176,10 @@ class NodeNetwork:
 
     def _discard_paths(self, network: IPNetwork) -> bool:
         """Look up anew what a route to that network covers; whether anything was."""
-        paths = self._known().paths
-        if network.prefixlen == network.max_prefixlen:
-            lost = [network.network_address] if network.network_address in paths else []
-        else:
-            first, last = bounds(network)
-            lost = [a for a in paths if a.version == network.version and first <= int(a) <= last]
-        for address in lost:
-            del paths[address]
+        lost = self._known().paths.discard_within(network)
         if lost or not network.prefixlen:
             self._answer = None
-        return bool(lost)
+        return lost
 
     def foreign_routes(self) -> frozenset[ForeignRoute]:
         """Others' unicast routes; the kernel's own are left out."""
@@ -262,7 +247,7 @@ class NodeNetwork:
         paths = listed.paths
         unknown = [address for address in addresses if address not in local and address not in paths]
         found = look_up_routes(unknown) if unknown else {}
-        paths.update((address, found.get(address, (0, 0))) for address in unknown)
+        paths.add({address: found.get(address, NO_PATH) for address in unknown})
         own = {local[address] for address in addresses if address in local}
         answer = {
             address: mtu
