@@ -160,17 +160,21 @@ def settle_endpoints(  # noqa: PLR0913 - the two states, what is known beside th
     remember: dict[PublicKey, Sighting] = {}
     for key, want in desired.items():
         have, before = actual.get(key), seen.get(key)
-        fresh = Sighting(announced=want.endpoint, received=0, sent=0, since=now)
-        if have is None or have.endpoint is None or (before and before.announced != want.endpoint):
-            settled[key], remember[key] = want, fresh
+        announced = want.endpoint
+        moved = before is not None and before.announced is not announced and before.announced != announced
+        if have is None or have.endpoint is None or moved:
+            settled[key], remember[key] = want, Sighting(announced=announced, received=0, sent=0, since=now)
             continue
         silent = before is not None and have.received == before.received and have.sent > before.sent
         quiet = before is not None and silent and now - before.since > timing.silent_peer
         alive = 0 <= unix_now - have.handshake <= SESSION_SECONDS  # not if the clock was set back
         dark = quiet and not alive
-        settled[key] = want if dark or have.endpoint == want.endpoint else replace(want, endpoint=have.endpoint)
+        if have == want:
+            settled[key] = have  # the same object, which `diff` does not compare again
+        else:
+            settled[key] = want if dark or have.endpoint == announced else replace(want, endpoint=have.endpoint)
         if before is not None and silent and not dark:
             remember[key] = before
         else:
-            remember[key] = replace(fresh, received=have.received, sent=have.sent)
+            remember[key] = Sighting(announced=announced, received=have.received, sent=have.sent, since=now)
     return settled, remember
