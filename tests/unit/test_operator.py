@@ -11,7 +11,7 @@ import pytest
 from tests.virtual_time import run
 from wigglenet_operator.kube import operator
 from wigglenet_operator.kube.access import ApiAccess
-from wigglenet_operator.kube.operator import KopfOperator, Line
+from wigglenet_operator.kube.operator import KopfOperator, Line, operator_settings
 from wigglenet_operator.model.timing import PRODUCTION, Timing
 
 SECONDS = 20
@@ -173,3 +173,10 @@ def test_an_occasional_burst_does_not_wait() -> None:
             await asyncio.sleep(BURST * INTERVAL)
 
     run(main())
+
+
+def test_kopf_gives_up_a_request_and_ends_a_watch_when_the_timing_says() -> None:
+    settings = operator_settings(replace(PRODUCTION, watch=11.0, connect=12.0, answer=13.0))
+
+    assert settings.watching.server_timeout == 11
+    assert (settings.networking.connect_timeout, settings.networking.request_timeout) == (12, 13)

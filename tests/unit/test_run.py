@@ -12,6 +12,7 @@ from tests.virtual_time import run
 from wigglenet_operator.agent import run as wiring
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.model.facts import NodeUID
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
 
@@ -100,3 +101,30 @@ def test_a_condition_is_written_once_though_no_watch_tells_of_it_and_moves_with_
     run(main())
 
     assert said == [("False", True), ("True", True), ("True", False), ("False", True)]
+
+
+def test_a_fresh_watch_asks_for_a_census_and_a_node_that_a_census_missed_is_back_with_its_next_heartbeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: Any = Turns()
+    monkeypatch.setattr(wiring, "server", lambda *_, **__: turns)
+    monkeypatch.setattr(wiring, "Reconciler", lambda *_, **__: turns)
+    asked: list[bool] = []
+    monkeypatch.setattr(wiring.Census, "request", lambda _: asked.append(True))
+    access: Any = None
+    body = own("b")
+
+    async def main() -> None:
+        agent = wiring.Agent(config(), turns, access, access)
+        agent.began()
+        assert asked == [True]
+        agent.seen(body)
+        await asyncio.sleep(0.01)
+        agent.store.drop(NodeUID("u-b"))
+
+        agent.unchanged(body)
+        await asyncio.sleep(0.01)
+
+        assert agent.store.knows(NodeUID("u-b"))
+
+    run(main())
