@@ -176,7 +176,7 @@ def test_an_occasional_burst_does_not_wait() -> None:
 
 
 def test_kopf_gives_up_a_request_and_ends_a_watch_when_the_timing_says() -> None:
-    settings = operator_settings(replace(PRODUCTION, watch=11.0, connect=12.0, answer=13.0))
+    settings = operator_settings(replace(PRODUCTION, watch=11, connect=12.0, answer=13.0))
 
     assert settings.watching.server_timeout == 11
     assert (settings.networking.connect_timeout, settings.networking.request_timeout) == (12, 13)

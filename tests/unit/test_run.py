@@ -10,6 +10,7 @@ import pytest
 from tests.builders import config
 from tests.virtual_time import run
 from wigglenet_operator.agent import run as wiring
+from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.errors import KernelError
 from wigglenet_operator.model.facts import NodeUID
@@ -110,7 +111,7 @@ def test_a_fresh_watch_asks_for_a_census_and_a_node_that_a_census_missed_is_back
     monkeypatch.setattr(wiring, "server", lambda *_, **__: turns)
     monkeypatch.setattr(wiring, "Reconciler", lambda *_, **__: turns)
     asked: list[bool] = []
-    monkeypatch.setattr(wiring.Census, "request", lambda _: asked.append(True))
+    monkeypatch.setattr(Census, "request", lambda _: asked.append(True))
     access: Any = None
     body = own("b")
 
