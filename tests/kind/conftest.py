@@ -20,10 +20,13 @@ IMAGES = [ROOT / f"dist/wigglenet-operator-{__version__}.tar", ROOT / "dist/wigg
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of a cluster run together: pytest compares positions of parameters, and would make the cluster twice."""
-    setups = [str(item.callspec.params.get("bare")) if hasattr(item, "callspec") else "" for item in items]
-    order = {setup: number for number, setup in enumerate(dict.fromkeys(setups))}
-    items[:] = [item for _, item in sorted(zip(setups, items, strict=True), key=lambda pair: order[pair[0]])]
+    """All tests of a cluster run together, in the order of files and lines: those of the life cycle leave it less than whole.
+
+    pytest compares positions of parameters, and would make the cluster twice.
+    """
+    setups = {item: str(item.callspec.params.get("bare")) if hasattr(item, "callspec") else "" for item in items}
+    order = {setup: number for number, setup in enumerate(dict.fromkeys(setups.values()))}
+    items.sort(key=lambda item: (order[setups[item]], item.path, item.location[1] or 0))
 
 
 @pytest.fixture(scope="session", params=[IPTABLES, NFTABLES], ids=str)
