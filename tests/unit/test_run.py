@@ -13,6 +13,7 @@ from wigglenet_operator.agent import run as wiring
 from wigglenet_operator.agent.census import Census
 from wigglenet_operator.agent.health import Turned
 from wigglenet_operator.errors import KernelError
+from wigglenet_operator.kube.operator import KopfOperator
 from wigglenet_operator.model.facts import NodeUID
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem, StepReport, TurnReport
@@ -129,3 +130,19 @@ def test_a_fresh_watch_asks_for_a_census_and_a_node_that_a_census_missed_is_back
         assert agent.store.knows(NodeUID("u-b"))
 
     run(main())
+
+
+def test_a_changed_token_renews_a_failing_watch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: Any = Turns()
+    monkeypatch.setattr(wiring, "server", lambda *_, **__: turns)
+    monkeypatch.setattr(wiring, "Reconciler", lambda *_, **__: turns)
+    renewed: list[str] = []
+    monkeypatch.setattr(KopfOperator, "renew_if_failing", lambda _, reason: renewed.append(reason))
+    access: Any = None
+
+    async def main() -> None:
+        wiring.Agent(config(), turns, access, access)._rotated()  # noqa: SLF001 - what the watch of the files calls
+
+    run(main())
+
+    assert renewed == ["token or CA has changed"]
