@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.lab.mesh import Mesh, count_echoes
@@ -68,6 +69,11 @@ class Setup:
 
 IPTABLES, NFTABLES = Setup("iptables"), Setup("nftables")
 """pytest takes a cluster for the same if its setup is the same object."""
+
+
+def in_clusters_of(*setups: Setup) -> pytest.MarkDecorator:
+    """Run a test, or tests one after the other, in each of these."""
+    return pytest.mark.parametrize("bare", setups, indirect=True, ids=str, scope="session")
 
 
 class Cluster(Mesh["ProbePod"]):

@@ -1,6 +1,6 @@
 """Agents that are killed, replaced and removed, nodes that come and go: each test leaves the cluster less than whole.
 
-The mode of kube-proxy makes no difference to connections between pods, so each of these tests runs in one mode only.
+The mode of kube-proxy makes no difference to connections between pods: killing, upgrading and joining run in one mode each.
 """
 
 import contextlib
@@ -8,13 +8,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-import pytest
-
-from tests.kind.cluster import IPTABLES, NFTABLES, PROBE_IMAGE, ROOT, Cluster, ToolError
+from tests.kind.cluster import IPTABLES, NFTABLES, PROBE_IMAGE, ROOT, Cluster, ToolError, in_clusters_of
 from tests.lab.wait import eventually
-
-WITH_IPTABLES = pytest.mark.parametrize("bare", [IPTABLES], indirect=True, ids=str, scope="session")
-WITH_NFTABLES = pytest.mark.parametrize("bare", [NFTABLES], indirect=True, ids=str, scope="session")
 
 
 @contextlib.contextmanager
@@ -35,7 +30,7 @@ def settled(cluster: Cluster, node: str) -> None:
     eventually(lambda: route in cluster.agent(node, "ip", "route"), what=f"{node}'s agent works", seconds=20)
 
 
-@WITH_NFTABLES
+@in_clusters_of(NFTABLES)
 def test_agents_that_are_killed_cost_no_packet_and_no_connection(cluster: Cluster) -> None:
     with unbroken(cluster):
         for node in cluster.nodes():
@@ -54,7 +49,7 @@ def restarts(cluster: Cluster, node: str) -> int:
     return int(status["restartCount"]) if status["ready"] else 0
 
 
-@WITH_IPTABLES
+@in_clusters_of(IPTABLES)
 def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -> None:
     images = [f"{container}={PROBE_IMAGE}" for container in ("agent", "install-plugins")]
     with unbroken(cluster):
@@ -67,7 +62,7 @@ def test_a_rolling_upgrade_costs_no_packet_and_no_connection(cluster: Cluster) -
     cluster.expect_mesh()
 
 
-@WITH_IPTABLES
+@in_clusters_of(IPTABLES)
 def test_a_node_that_is_deleted_is_forgotten_and_is_back_when_it_joins(cluster: Cluster) -> None:
     *staying, leaving = sorted(cluster.nodes())
 

@@ -6,9 +6,7 @@ from ipaddress import ip_address, ip_network
 from itertools import permutations
 from pathlib import Path
 
-import pytest
-
-from tests.kind.cluster import MODES, Cluster, Json, ProbePod, Setup, overlay
+from tests.kind.cluster import MODES, Cluster, Json, ProbePod, Setup, in_clusters_of, overlay
 from tests.kind.test_firewall import expect_inside
 from tests.kind.test_lifecycle import unbroken
 from tests.lab.wait import eventually
@@ -18,11 +16,6 @@ IPV6_ONLY = Setup("iptables", "ipv6-only", ("modes/ipv6-only",))
 IPV6_FIRST = Setup("nftables", "ipv6-first")
 NO_POD_CIDR = Setup("iptables", "no-pod-cidr", ("modes/file",))
 FILE = "/etc/wigglenet/pod-networks"
-
-
-def in_clusters_of(*setups: Setup) -> pytest.MarkDecorator:
-    """Run a test, or tests one after the other, in each of these."""
-    return pytest.mark.parametrize("bare", setups, indirect=True, ids=str, scope="session")
 
 
 def expect_everything(cluster: Cluster) -> None:

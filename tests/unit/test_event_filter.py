@@ -94,7 +94,6 @@ def test_what_a_listing_had_is_dropped_until_it_changes() -> None:
     node_filter.passes(json.dumps(changed).encode())
 
     node_filter.record_list({"items": [event("3")["object"]]})
-
     node_filter.record_list({"items": [event("4", name="b")["object"]]}, first_page=False)
 
     assert not node_filter.passes(json.dumps(event("5")).encode())

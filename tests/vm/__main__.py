@@ -43,7 +43,7 @@ FILES = (
 )
 """This machine's files a second time, for the guest to mount with a cache."""
 EMULATED_CPU = "Nehalem"
-"""An old one: the kernel then copies without `rep movsb`, which QEMU emulates byte by byte (40 % of a guest's time)."""
+"""An old one: the kernel then copies without `rep movsb`, which QEMU emulates byte by byte (30 % of a guest's time)."""
 SECONDS = 40 * 60
 PROBE_SECONDS = 30
 EMULATED_SLOWNESS, KVM_SLOWNESS = 10, 2

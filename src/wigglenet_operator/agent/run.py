@@ -152,15 +152,16 @@ class Agent:
 
     def seen(self, body: Mapping[str, Any]) -> None:
         """Kopf's thread: decode there, record here."""
-        decoded = decode_node(body, own=self._config.node_name)
+        decoded = self.facts(body)
         if isinstance(decoded, Problem):
-            uid = NodeUID(str(body["metadata"].get("uid")))
-            self._here.call_soon_threadsafe(self._record, time.monotonic(), self._pass_over, uid, _version(body), decoded)
+            self._here.call_soon_threadsafe(
+                self._record, time.monotonic(), self._pass_over, _uid(body), _version(body), decoded
+            )
         else:
             self._here.call_soon_threadsafe(self._record, time.monotonic(), self.store.put, decoded, _version(body))
 
     def facts(self, body: Mapping[str, Any]) -> NodeFacts | Problem:
-        """Used fields of a Node object; called in Kopf's thread."""
+        """Used fields of a Node object; from any thread."""
         return decode_node(body, own=self._config.node_name)
 
     def unchanged(self, body: Mapping[str, Any]) -> None:
@@ -169,11 +170,10 @@ class Agent:
 
     def gone(self, body: Mapping[str, Any]) -> None:
         """Kopf's thread: a UID is all that is needed."""
-        uid = NodeUID(str(body["metadata"].get("uid")))
-        self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, uid)
+        self._here.call_soon_threadsafe(self._record, time.monotonic(), self._drop, _uid(body))
 
     def _touch(self, body: Mapping[str, Any]) -> None:
-        if not self.store.touch(NodeUID(str(body["metadata"].get("uid"))), _version(body)):
+        if not self.store.touch(_uid(body), _version(body)):
             self.seen(body)  # a relist did not contain the Node, but the watch does
 
     def _record(self, event: float, record: Callable[..., None], *arguments: object) -> None:
@@ -199,7 +199,7 @@ class Agent:
         self.loop.request()
 
     def _put(self, body: Mapping[str, Any]) -> None:
-        decoded = decode_node(body, own=self._config.node_name)
+        decoded = self.facts(body)
         if isinstance(decoded, NodeFacts) and self.store.knows(decoded.uid):  # it may have been deleted meanwhile
             self.store.answer(decoded, _version(body))
 
@@ -274,6 +274,10 @@ class Agent:
         if own is None:
             raise ApiError(f"there is no Node {self._config.node_name} to tell anything on")
         await publish_event(api, own.name, own.uid, problem, came=came)
+
+
+def _uid(body: Mapping[str, Any]) -> NodeUID:
+    return NodeUID(str(body["metadata"].get("uid")))
 
 
 def _version(body: Mapping[str, Any]) -> Version:

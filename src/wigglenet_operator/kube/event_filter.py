@@ -73,7 +73,7 @@ class NodeEventFilter:
         The line is a JSON object with the keys `type` and `object` (Kubernetes API concepts, "Efficient detection of changes").
         Kopf receives every line that is not an event of a Node, because Kopf handles bookmarks and errors.
         """
-        try:
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
             event = json.loads(line)
             kind, body = event["type"], event["object"]
             uid = body["metadata"]["uid"]
@@ -86,8 +86,6 @@ class NodeEventFilter:
                 self._reader.unchanged(body)
                 return False
             self._received[uid] = facts
-        except (ValueError, LookupError, TypeError, RecursionError):
-            return True
         return True
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 
+from wigglenet_operator.model.changes import Parts
 from wigglenet_operator.model.config import AgentConfig
 from wigglenet_operator.model.facts import VETH, DroppingChain, ForeignRoute, IPNetwork, NodeFacts, bounds, host_network
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text, in_parts
+from wigglenet_operator.model.ruleset import Content, Item, Ruleset, address_text, element_text, in_parts, part_of
 from wigglenet_operator.plan.claims import Ownership
 from wigglenet_operator.plan.pod_networks import plan_node_networks, pod_links
 from wigglenet_operator.plan.tunnel import Families, plan_node_addresses
@@ -73,7 +74,12 @@ def plan_node_zones(node: NodeFacts, ownership: Ownership, families: Families) -
 def plan_firewall(config: AgentConfig, zones: Zones) -> Ruleset:
     """The whole table; empty if no setting asks for a rule."""
     lengths = lengths_of(zones.own)
-    return in_parts({**plan_rules(config, zones, lengths), **plan_elements(zones, lengths, asked_sets(config, lengths))})
+    return whole_table(plan_rules(config, zones, lengths), in_parts(plan_elements(zones, lengths, asked_sets(config, lengths))))
+
+
+def whole_table(rules: Parts[Item, Content], elements: Parts[Item, Content]) -> Parts[Item, Content]:
+    """Both in one ruleset, whose parts are the same objects; no set has elements in both."""
+    return Parts({**rules.parts, **elements.parts}, part_of)
 
 
 def lengths_of(own: Iterable[IPNetwork]) -> dict[int, int]:
@@ -81,12 +87,12 @@ def lengths_of(own: Iterable[IPNetwork]) -> dict[int, int]:
     return USUAL | {n.version: n.prefixlen for n in sorted(own, key=str) if n.prefixlen}
 
 
-def plan_rules(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> dict[Item, Content]:
+def plan_rules(config: AgentConfig, zones: Zones, lengths: Mapping[int, int]) -> Parts[Item, Content]:
     """All chains and sets, and the elements that are this node's own."""
     chains = _all_chains(config, lengths)
     asked = asked_sets(config, lengths)
     own = ((item, content) for item, content in _own_sets(config, zones) if item.name in asked)
-    return {**{Item("chain", name): lines for name, lines in chains.items()}, **dict(own)}
+    return in_parts({**{Item("chain", name): lines for name, lines in chains.items()}, **dict(own)})
 
 
 def plan_elements(zones: Zones, lengths: Mapping[int, int], asked: frozenset[str]) -> dict[Item, Content]:

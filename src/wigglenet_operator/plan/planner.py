@@ -19,7 +19,7 @@ from wigglenet_operator.model.desired import DesiredState, Device, Link, Peer, R
 from wigglenet_operator.model.facts import ClusterState, HostFacts, IPNetwork, NodeFacts, NodeName, PublicKey
 from wigglenet_operator.model.problems import Code
 from wigglenet_operator.model.report import Problem
-from wigglenet_operator.model.ruleset import Content, Item, in_parts, part_of
+from wigglenet_operator.model.ruleset import Content, Item, part_of
 from wigglenet_operator.plan.claims import NAME_SHOWN, Ownership, plan_ownership
 from wigglenet_operator.plan.cni import render_conflist
 from wigglenet_operator.plan.desired import (
@@ -41,6 +41,7 @@ from wigglenet_operator.plan.firewall import (
     plan_local_zones,
     plan_node_zones,
     plan_rules,
+    whole_table,
 )
 from wigglenet_operator.plan.pod_networks import OwnNetworks, collapsed, plan_gateways, plan_node_networks, plan_sources
 from wigglenet_operator.plan.routes import plan_bypassed, plan_closed_routes, plan_tunnel_routes, ranges
@@ -251,7 +252,7 @@ class Planner:
         problems = ownership.problems | sums["problems"].keys() | plan_dropped(host.dropping_chains, networks)
         zones = self._same("zones", plan_local_zones(own, ownership, host.foreign_routes))
         rules = self._once("rules", plan_rules, config, zones, self._common.lengths)
-        firewall = self._once("firewall", _joined, rules, sums["firewall"])
+        firewall = self._once("firewall", whole_table, rules, sums["firewall"])
         if config.firewall_only:
             return Plan(desired=DesiredState(firewall=firewall), problems=problems, contested=frozenset(contested))
         unfit = unfit_for_pods(own, sourced, ownership, host) | sourced.problems
@@ -300,11 +301,6 @@ class Planner:
             last = self._results[name] = inputs, work(*inputs)
         result: V = last[1]
         return result
-
-
-def _joined(rules: Mapping[Item, Content], elements: Parts[Item, Content]) -> Parts[Item, Content]:
-    """The whole ruleset; no set has elements in both."""
-    return Parts({**in_parts(rules).parts, **elements.parts}, part_of)
 
 
 def _as_this_agent_says(own: NodeFacts, sourced: OwnNetworks, host: HostFacts) -> NodeFacts:

@@ -161,7 +161,7 @@ def settle_endpoints(  # noqa: PLR0913 - the two states, what is known beside th
     for key, want in desired.items():
         have, before = actual.get(key), seen.get(key)
         announced = want.endpoint
-        moved = before is not None and before.announced is not announced and before.announced != announced
+        moved = before is not None and before.announced != announced
         if have is None or have.endpoint is None or moved:
             settled[key], remember[key] = want, Sighting(announced=announced, received=0, sent=0, since=now)
             continue
